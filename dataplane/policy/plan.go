@@ -1,0 +1,220 @@
+package policy
+
+import (
+	"net/netip"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Plan is what one node has to enforce (or, for node "", what every node has to), fully resolved and in order: no
+// selector, no name of a port, no default is left to be decided. Equal objects give equal plans, in whatever order
+// they came. A Plan is read-only.
+type Plan struct {
+	Node      string     // "" for the plan of all nodes
+	Endpoints []Endpoint // by Ref
+	Policies  []Policy   // all that a guard names, by Ref
+	Sets      []Set      // all that a rule names, by ID
+	Hosts     []Host     // by name
+
+	// EndpointToHost is what becomes of a workload's packet to its own host once the workload's egress policy has
+	// allowed it: Deny, Allow, or Pass (left to others) (contract §4.4, defaultEndpointToHostAction).
+	EndpointToHost Action
+
+	byAddr   map[netip.Addr][]int // Endpoints by address
+	hosts    map[netip.Addr]string
+	policies map[v3.Ref]*Policy
+	sets     map[string]*Set
+}
+
+// Host is a node and the addresses that are its own.
+type Host struct {
+	Name  string
+	Addrs []netip.Addr
+}
+
+// Endpoint is something that policy guards: a workload, or a host's interface.
+type Endpoint struct {
+	Ref   v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
+	Node  string
+	Iface string       // the host's interface; "*" any; "" not known, then Addrs tell
+	Addrs []netip.Addr // the endpoint's own addresses, sorted
+	// Guards are by Stage and Direction; what has no guard is not judged there.
+	Guards []Guard
+}
+
+// Host tells whether the endpoint is a host's own interface rather than a workload.
+func (e *Endpoint) Host() bool { return e.Ref.Kind == "HostEndpoint" }
+
+// Guard is everything that judges one endpoint's packets at one place, as one ordered list. Failsafe ports and
+// profiles are tiers of their own here, so that a guard is walked one way only:
+//
+//	for each tier, for each of its policies, for each rule that matches:
+//	    Allow or Deny ends the walk, Pass goes to the next tier, Log goes on
+//	at the end of a tier its Default: Deny or Allow ends the walk, Pass goes to the next tier
+//
+// A walk that ends in no verdict leaves the packet to whatever judges it next.
+type Guard struct {
+	Stage     Stage
+	Direction Direction
+	Tiers     []Tier
+}
+
+// Tier is an ordered list of policies and what happens to a packet that none of them decides.
+type Tier struct {
+	Name     string // "" for what is no tier to the user: failsafe ports, profiles, the final deny
+	Policies []v3.Ref
+	Default  Action // Deny, Pass or Allow
+}
+
+// Policy is the rules of one policy, profile or failsafe list.
+type Policy struct {
+	Ref             v3.Ref
+	Ingress, Egress []Rule
+}
+
+// Rules of one direction.
+func (p *Policy) Rules(d Direction) []Rule {
+	if d == Ingress {
+		return p.Ingress
+	}
+	return p.Egress
+}
+
+// HasPass tells whether a rule of that direction passes to the next tier.
+func (p *Policy) HasPass(d Direction) bool {
+	for _, r := range p.Rules(d) {
+		if r.Action == Pass {
+			return true
+		}
+	}
+	return false
+}
+
+// Rule is one rule, resolved. Every criterion that is present must hold; an absent one is the zero value.
+type Rule struct {
+	Action   Action
+	Index    int    // of the rule in the object that the user wrote
+	Name     string // the user's name for it, or ""
+	Note     string // why it differs from what the user wrote: "not understood: …"
+	Families Families
+	Proto    uint8 // IP protocol number, 0 any
+	NotProto uint8
+	ICMP     *ICMP
+	NotICMP  *ICMP
+	Src, Dst Side
+	Prefix   string // of a Log rule's messages
+}
+
+// ICMP is a type and perhaps a code, of ICMP in IPv4 or ICMPv6 in IPv6.
+type ICMP struct {
+	Type uint8
+	Code int16 // -1 any
+}
+
+// Side is what a rule asks of one end of the packet.
+type Side struct {
+	Nets        []netip.Prefix // in one of them; merged and sorted
+	NotNets     []netip.Prefix // in none of them
+	Sets        []string       // in every one of these sets of addresses
+	NotSets     []string       // in none of these
+	Ports       []PortRange    // in one of these, or …
+	PortSets    []string       // … address, protocol and port in one of these sets
+	NotPorts    []PortRange    // in none of these
+	NotPortSets []string       // nor these
+}
+
+// PortRange is inclusive at both ends.
+type PortRange struct{ Min, Max uint16 }
+
+// Set is addresses, or ports on addresses, that come and go while the rules that name it stay.
+type Set struct {
+	ID      string         // stable: derived from what selects the members
+	Addrs   []netip.Addr   // single addresses, sorted
+	Nets    []netip.Prefix // networks, merged and sorted
+	Ports   []AddrPort     // of a set of ports, sorted
+	OfPorts bool           // a set of ports, even if empty
+}
+
+// AddrPort is one port of one endpoint.
+type AddrPort struct {
+	Addr  netip.Addr
+	Proto uint8
+	Port  uint16
+}
+
+// Families is a set of address families.
+type Families uint8
+
+// The address families.
+const (
+	IPv4 Families = 1 << iota
+	IPv6
+	AnyFamily = IPv4 | IPv6
+)
+
+// FamilyOf an address.
+func FamilyOf(a netip.Addr) Families {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Action is what a rule does (contract §4.2).
+type Action uint8
+
+// The actions. None is for "no verdict".
+const (
+	None Action = iota
+	Allow
+	Deny
+	Pass
+	Log
+)
+
+var actionNames = [...]string{None: "None", Allow: "Allow", Deny: "Deny", Pass: "Pass", Log: "Log"}
+
+func (a Action) String() string { return actionNames[a] }
+
+// Direction is seen from the endpoint.
+type Direction uint8
+
+// The directions.
+const (
+	Ingress Direction = iota
+	Egress
+)
+
+var directionNames = [...]string{Ingress: "ingress", Egress: "egress"}
+
+func (d Direction) String() string { return directionNames[d] }
+
+// Stage is where on a packet's way a guard stands (contract §4.3).
+type Stage uint8
+
+// The stages, in the order in which a packet meets them.
+const (
+	Untracked Stage = iota
+	PreDNAT
+	Forward
+	Normal
+)
+
+var stageNames = [...]string{Untracked: "untracked", PreDNAT: "preDNAT", Forward: "forward", Normal: "normal"}
+
+func (s Stage) String() string { return stageNames[s] }
+
+// The IP protocol numbers that policy knows by name.
+const (
+	ProtoICMP    = 1
+	ProtoTCP     = 6
+	ProtoUDP     = 17
+	ProtoICMPv6  = 58
+	ProtoSCTP    = 132
+	ProtoUDPLite = 136
+)
+
+// HasPorts tells whether packets of an IP protocol carry ports that policy can match.
+func HasPorts(proto uint8) bool {
+	return proto == ProtoTCP || proto == ProtoUDP || proto == ProtoSCTP || proto == ProtoUDPLite
+}
