@@ -20,7 +20,7 @@ type Plan struct {
 	// allowed it: Deny, Allow, or Pass (left to others) (contract §4.4, defaultEndpointToHostAction).
 	EndpointToHost Action
 
-	byAddr   map[netip.Addr][]int // Endpoints by address
+	byAddr   map[netip.Addr]*Endpoint // workloads
 	hosts    map[netip.Addr]string
 	policies map[v3.Ref]*Policy
 	sets     map[string]*Set
@@ -129,6 +129,7 @@ type PortRange struct{ Min, Max uint16 }
 // Set is addresses, or ports on addresses, that come and go while the rules that name it stay.
 type Set struct {
 	ID      string         // stable: derived from what selects the members
+	About   string         // the same for people: the selector, the named port or the service
 	Addrs   []netip.Addr   // single addresses, sorted
 	Nets    []netip.Prefix // networks, merged and sorted
 	Ports   []AddrPort     // of a set of ports, sorted

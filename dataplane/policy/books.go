@@ -1,0 +1,152 @@
+package policy
+
+import (
+	"cmp"
+	"errors"
+	"math"
+	"strings"
+
+	"github.com/tierwall/tierwall/apis/selector"
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// book is one policy: where it stands, whom it guards, and its compiled rules.
+type book struct {
+	ref             v3.Ref
+	tier            string
+	order           float64            // +Inf when the user gave none
+	subject         *selector.Selector // nil: it selects nothing
+	ingress, egress bool
+	policy          Policy
+	sets            map[string]setSpec
+}
+
+// guards tells whether the book has a say in a direction.
+func (b *book) guards(d Direction) bool {
+	if d == Ingress {
+		return b.ingress
+	}
+	return b.egress
+}
+
+// compare is the order of policies within a tier (contract §4.1): by order, then bytewise by name/namespace/kind.
+func (b *book) compare(o *book) int {
+	return cmp.Or(cmp.Compare(b.order, o.order), strings.Compare(b.tieBreak(), o.tieBreak()))
+}
+
+func (b *book) tieBreak() string { return b.ref.Name + "/" + b.ref.Namespace + "/" + b.ref.Kind }
+
+// spec is what NetworkPolicy and GlobalNetworkPolicy have in common.
+type spec struct {
+	tier                                           string
+	order                                          *float64
+	selector, namespaceSelector, serviceAccountSel string
+	types                                          []v3.PolicyType
+	ingress, egress                                []v3.Rule
+}
+
+func specOfNetworkPolicy(o *v3.NetworkPolicy) spec {
+	return spec{tier: o.Spec.Tier, order: o.Spec.Order, selector: o.Spec.Selector,
+		serviceAccountSel: o.Spec.ServiceAccountSelector, types: o.Spec.Types, ingress: o.Spec.Ingress, egress: o.Spec.Egress}
+}
+
+// setGlobal takes in a GlobalNetworkPolicy. Untracked and preDNAT policies have no part in the normal stage, and this
+// version has no other; applyOnForward adds a stage that it does not have either. It says so.
+func (x *Index) setGlobal(ref v3.Ref, o *v3.GlobalNetworkPolicy) error {
+	if o.Spec.DoNotTrack || o.Spec.PreDNAT {
+		return errors.New("spec: doNotTrack and preDNAT policies are not enforced by this version")
+	}
+	err := x.setBook(ref, spec{tier: o.Spec.Tier, order: o.Spec.Order, selector: o.Spec.Selector,
+		namespaceSelector: o.Spec.NamespaceSelector, serviceAccountSel: o.Spec.ServiceAccountSelector,
+		types: o.Spec.Types, ingress: o.Spec.Ingress, egress: o.Spec.Egress})
+	if o.Spec.ApplyOnForward {
+		err = errors.Join(err, errors.New("spec.applyOnForward: this version does not enforce it on forwarded traffic of host endpoints"))
+	}
+	return err
+}
+
+func (x *Index) setBook(ref v3.Ref, s spec) error {
+	b := &book{ref: ref, tier: cmp.Or(s.tier, "default"), order: math.Inf(1), sets: map[string]setSpec{}}
+	if s.order != nil {
+		b.order = *s.order
+	}
+	b.policy.Ref = ref
+	b.ingress, b.egress = types(s)
+	c := compiler{ref: ref, tier: b.tier, prefix: x.options.LogPrefix, sets: b.sets}
+	var errs [3]error
+	b.subject, errs[0] = subject(ref.Namespace, s.selector, s.namespaceSelector, s.serviceAccountSel)
+	if b.ingress {
+		b.policy.Ingress, errs[1] = c.rules("spec.ingress", s.ingress, Ingress)
+	}
+	if b.egress {
+		b.policy.Egress, errs[2] = c.rules("spec.egress", s.egress, Egress)
+	}
+	x.books[ref] = b
+	return errors.Join(errs[:]...)
+}
+
+// types infers what the user left out (contract §1.4), as admission does: a stored object may lack it.
+func types(s spec) (ingress, egress bool) {
+	if len(s.types) == 0 {
+		return len(s.ingress) > 0 || len(s.egress) == 0, len(s.egress) > 0
+	}
+	for _, t := range s.types {
+		ingress = ingress || t == v3.PolicyTypeIngress
+		egress = egress || t == v3.PolicyTypeEgress
+	}
+	return ingress, egress
+}
+
+// tier is a Tier object's say.
+type tier struct {
+	name   string
+	order  float64
+	action Action
+	known  bool
+}
+
+const defaultTierOrder = 1_000_000
+
+// builtinTiers exist whether or not anybody wrote them down (contract §1.3).
+var builtinTiers = []tier{
+	{name: "default", order: defaultTierOrder, action: Deny, known: true},
+	{name: "kube-admin", order: 1_000, action: Pass, known: true},
+	{name: "kube-baseline", order: 10_000_000, action: Pass, known: true},
+}
+
+func tierOf(o *v3.Tier) tier {
+	t := tier{name: o.Name, order: defaultTierOrder, action: Deny, known: true}
+	if o.Spec.Order != nil {
+		t.order = *o.Spec.Order
+	}
+	if o.Spec.DefaultAction != nil && *o.Spec.DefaultAction == v3.Pass {
+		t.action = Pass
+	}
+	return t
+}
+
+// compare is the order of tiers (contract §4.1): known ones first, by order, then by name.
+func (t tier) compare(o tier) int {
+	if t.known != o.known {
+		if t.known {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(t.order, o.order), strings.Compare(t.name, o.name))
+}
+
+// tiersByName includes a tier for every name that a policy gives; one that nobody made denies at its end.
+func (x *Index) tiersByName() map[string]tier {
+	out := map[string]tier{}
+	for _, b := range x.books {
+		out[b.tier] = tier{name: b.tier, action: Deny}
+	}
+	for _, t := range builtinTiers {
+		out[t.name] = t
+	}
+	for _, t := range x.tiers {
+		out[t.name] = t
+	}
+	return out
+}

@@ -1,0 +1,179 @@
+// Package policy decides: objects go in, an ordered Plan comes out, and Trace says what the Plan does to a packet and
+// why. It knows the semantics of Calico's and Kubernetes' policies and nothing of nftables, of the store or of the
+// machine. Everything here is a pure function of the objects that the Index holds, never of the order in which they came.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Options are the settings that Calico keeps in FelixConfiguration (contract §1.11.1).
+type Options struct {
+	// EndpointToHost is what becomes of a workload's packet to its own host after its egress policy allowed it:
+	// Deny (the default), Allow, or Pass to leave it to others. It is defaultEndpointToHostAction.
+	EndpointToHost Action
+	// FailsafeIn and FailsafeOut are ports of host endpoints that no policy can close. nil means Calico's defaults, empty
+	// means none.
+	FailsafeIn, FailsafeOut []FailsafePort
+	// LogPrefix of Log rules, with Calico's specifiers %t %k %n %p; "" means calico-packet.
+	LogPrefix string
+}
+
+// FailsafePort is one entry of a failsafe list; Net, if valid, restricts the other end's address.
+type FailsafePort struct {
+	Proto uint8
+	Port  uint16
+	Net   netip.Prefix
+}
+
+// Index holds what the objects say, resolved as far as one object alone allows. Each map is keyed by the object that
+// said it, so that to forget an object is to delete its key everywhere.
+type Index struct {
+	node     string
+	options  Options
+	tiers    map[v3.Ref]tier
+	books    map[v3.Ref]*book
+	profiles map[v3.Ref]*profile
+	members  map[v3.Ref]*member
+	services map[v3.Ref]service
+	hosts    map[v3.Ref]Host
+}
+
+// NewIndex makes an Index whose Plan is for one node, or for every node when node is "".
+func NewIndex(node string, o Options) *Index {
+	if o.EndpointToHost == None {
+		o.EndpointToHost = Deny
+	}
+	if o.LogPrefix == "" {
+		o.LogPrefix = "calico-packet"
+	}
+	if o.FailsafeIn == nil {
+		o.FailsafeIn = defaultFailsafeIn
+	}
+	if o.FailsafeOut == nil {
+		o.FailsafeOut = defaultFailsafeOut
+	}
+	return &Index{
+		node: node, options: o,
+		tiers: map[v3.Ref]tier{}, books: map[v3.Ref]*book{}, profiles: map[v3.Ref]*profile{},
+		members: map[v3.Ref]*member{}, services: map[v3.Ref]service{}, hosts: map[v3.Ref]Host{},
+	}
+}
+
+// Set takes in an object, in place of what it said before. An error tells what of the object cannot be enforced as it
+// is written; that part fails closed (design: an Allow or Log rule matches nothing, a Deny or Pass rule denies
+// everything at its place, a policy whose own selector is not understood selects nothing) and the rest holds.
+// Objects of kinds that have no bearing on policy are ignored.
+func (x *Index) Set(obj metav1.Object) error {
+	ref := v3.Ref{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	var set func() error
+	switch o := obj.(type) {
+	case *v3.Tier:
+		ref.Kind, set = "Tier", func() error { x.tiers[ref] = tierOf(o); return nil }
+	case *v3.NetworkPolicy:
+		ref.Kind, set = "NetworkPolicy", func() error { return x.setBook(ref, specOfNetworkPolicy(o)) }
+	case *v3.GlobalNetworkPolicy:
+		ref.Kind, set = "GlobalNetworkPolicy", func() error { return x.setGlobal(ref, o) }
+	case *networkingv1.NetworkPolicy:
+		ref.Kind, set = v3.KindKubernetesNetworkPolicy, func() error { return x.setKubernetes(ref, o) }
+	case *v3.Profile:
+		ref.Kind, set = "Profile", func() error { return x.setProfile(ref, o) }
+	case *corev1.Namespace:
+		ref.Kind, set = "Namespace", func() error { x.profiles[ref] = namespaceProfile(o); return nil }
+	case *corev1.ServiceAccount:
+		ref.Kind, set = "ServiceAccount", func() error { x.profiles[ref] = serviceAccountProfile(o); return nil }
+	case *corev1.Pod:
+		ref.Kind, set = "Pod", func() error { return x.setPod(ref, o) }
+	case *v3.WorkloadEndpoint:
+		ref.Kind, set = "WorkloadEndpoint", func() error { return x.setMember(workload(ref, o)) }
+	case *v3.HostEndpoint:
+		ref.Kind, set = "HostEndpoint", func() error { return x.setHostEndpoint(ref, o) }
+	case *v3.GlobalNetworkSet:
+		ref.Kind, set = "GlobalNetworkSet", func() error { return x.setMember(networkSet(ref, o.Labels, o.Spec.Nets)) }
+	case *v3.NetworkSet:
+		ref.Kind, set = "NetworkSet", func() error { return x.setMember(networkSet(ref, o.Labels, o.Spec.Nets)) }
+	case *corev1.Node:
+		ref.Kind, set = "Node", func() error { return x.setNode(ref, o) }
+	case *discoveryv1.EndpointSlice:
+		ref.Kind, set = "EndpointSlice", func() error { return x.setSlice(ref, o) }
+	default:
+		return unenforced(obj)
+	}
+	x.Delete(ref)
+	if err := set(); err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
+	return nil
+}
+
+// Delete forgets an object.
+func (x *Index) Delete(ref v3.Ref) {
+	delete(x.tiers, ref)
+	delete(x.books, ref)
+	delete(x.profiles, ref)
+	delete(x.members, ref)
+	delete(x.services, ref)
+	delete(x.hosts, ref)
+}
+
+// setMember keeps what could be read of a member beside the error about the rest.
+func (x *Index) setMember(m *member, err error) error {
+	if m != nil {
+		x.members[m.ref] = m
+	}
+	return err
+}
+
+func (x *Index) setPod(ref v3.Ref, o *corev1.Pod) error {
+	if o.Spec.HostNetwork { // the pod is its host: only host endpoint policy applies (contract §4.4)
+		addrs, err := podAddrs(o)
+		if o.Spec.NodeName != "" && len(addrs) > 0 {
+			x.hosts[ref] = Host{Name: o.Spec.NodeName, Addrs: addrs}
+		}
+		return err
+	}
+	return x.setMember(pod(ref, o))
+}
+
+func (x *Index) setHostEndpoint(ref v3.Ref, o *v3.HostEndpoint) error {
+	m, err := hostEndpoint(ref, o)
+	x.hosts[ref] = Host{Name: o.Spec.Node, Addrs: m.addrs}
+	return errors.Join(err, x.setMember(m, nil))
+}
+
+func (x *Index) setNode(ref v3.Ref, o *corev1.Node) error {
+	h := Host{Name: o.Name}
+	var errs []error
+	for _, a := range o.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
+			continue
+		}
+		addr, err := parseAddr(a.Address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("status.addresses: %w", err))
+			continue
+		}
+		h.Addrs = append(h.Addrs, addr)
+	}
+	x.hosts[ref] = h
+	return errors.Join(errs...)
+}
+
+// unenforced says so for the kinds that bear on policy and that this version only stores. Staged policies are never
+// enforced (contract §4.9), so nothing is missing for them.
+func unenforced(obj metav1.Object) error {
+	if o, ok := obj.(*policyapi.ClusterNetworkPolicy); ok {
+		return fmt.Errorf("%s/%s: not enforced by this version", v3.KindKubernetesClusterNetworkPolicy, o.Name)
+	}
+	return nil
+}

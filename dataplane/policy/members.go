@@ -1,0 +1,244 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// The labels that Calico gives to endpoints and sets (contract §1.9, §2.5).
+const (
+	labelNamespace      = "projectcalico.org/namespace"
+	labelOrchestrator   = "projectcalico.org/orchestrator"
+	labelServiceAccount = "projectcalico.org/serviceaccount"
+	labelName           = "projectcalico.org/name"
+	namespacePrefix     = "pcns."
+	serviceAccountPfx   = "pcsa."
+)
+
+// member is whatever a selector can match: an endpoint, which policy can guard, or a network set.
+type member struct {
+	ref      v3.Ref
+	endpoint bool
+	node     string
+	iface    string
+	labels   map[string]string // its own
+	profiles []string          // in order; their labels are inherited
+	addrs    []netip.Addr
+	nets     []netip.Prefix
+	ports    []namedPort
+}
+
+type namedPort struct {
+	name  string
+	proto uint8
+	port  uint16
+}
+
+// service is what one EndpointSlice adds to a service.
+type service struct {
+	namespace, name string
+	ports           []AddrPort
+	addrs           []netip.Addr
+}
+
+// pod gives the endpoint of a pod, or nil while it has none: not scheduled, without address, or finished
+// (contract §1.9).
+func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
+	addrs, err := podAddrs(o)
+	if o.Spec.NodeName == "" || len(addrs) == 0 || o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed {
+		return nil, err
+	}
+	m := &member{ref: ref, endpoint: true, node: o.Spec.NodeName, addrs: addrs, labels: map[string]string{}}
+	for k, v := range o.Labels {
+		// a pod must not pass for something that its namespace or service account is
+		if !strings.HasPrefix(k, namespacePrefix) && !strings.HasPrefix(k, serviceAccountPfx) {
+			m.labels[k] = v
+		}
+	}
+	m.labels[labelNamespace] = o.Namespace
+	m.labels[labelOrchestrator] = "k8s"
+	m.profiles = []string{"kns." + o.Namespace}
+	if sa := o.Spec.ServiceAccountName; sa != "" {
+		m.labels[labelServiceAccount] = sa
+		m.profiles = append(m.profiles, "ksa."+o.Namespace+"."+sa)
+	}
+	for _, c := range slices.Concat(o.Spec.InitContainers, o.Spec.Containers) {
+		for _, p := range c.Ports {
+			if proto, err := protoOf(p.Protocol); err == nil && p.Name != "" && p.ContainerPort > 0 && p.ContainerPort <= 65535 {
+				m.ports = append(m.ports, namedPort{p.Name, proto, uint16(p.ContainerPort)})
+			}
+		}
+	}
+	return m, err
+}
+
+// podAddrs takes the first source of addresses that has any.
+func podAddrs(o *corev1.Pod) ([]netip.Addr, error) {
+	var texts []string
+	for _, ip := range o.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	for _, other := range []string{o.Status.PodIP, o.Annotations["cni.projectcalico.org/podIPs"],
+		o.Annotations["cni.projectcalico.org/podIP"], o.Annotations["vpc.amazonaws.com/pod-ips"]} {
+		if len(texts) == 0 && other != "" {
+			texts = strings.Split(other, ",")
+		}
+	}
+	return parseAddrs("addresses", texts)
+}
+
+func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
+	addrs, err := parseAddrs("spec.ipNetworks", o.Spec.IPNetworks)
+	m := &member{ref: ref, endpoint: true, node: o.Spec.Node, iface: o.Spec.InterfaceName, addrs: addrs,
+		labels: map[string]string{}, profiles: o.Spec.Profiles}
+	maps.Copy(m.labels, o.Labels)
+	m.labels[labelNamespace] = o.Namespace
+	if o.Spec.Orchestrator != "" {
+		m.labels[labelOrchestrator] = o.Spec.Orchestrator
+	}
+	if o.Spec.ServiceAccountName != "" {
+		m.labels[labelServiceAccount] = o.Spec.ServiceAccountName
+	}
+	errs := []error{err}
+	for i, p := range o.Spec.Ports {
+		proto, err := v3.ParseProtocol(p.Protocol)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("spec.ports[%d].protocol: %w", i, err))
+			continue
+		}
+		m.ports = append(m.ports, namedPort{p.Name, proto, uint16(p.Port)})
+	}
+	return m, errors.Join(errs...)
+}
+
+func hostEndpoint(ref v3.Ref, o *v3.HostEndpoint) (*member, error) {
+	addrs, err := parseAddrs("spec.expectedIPs", o.Spec.ExpectedIPs)
+	m := &member{ref: ref, endpoint: true, node: o.Spec.Node, iface: o.Spec.InterfaceName, addrs: addrs,
+		labels: o.Labels, profiles: o.Spec.Profiles}
+	errs := []error{err}
+	for i, p := range o.Spec.Ports {
+		proto, err := v3.ParseProtocol(p.Protocol)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("spec.ports[%d].protocol: %w", i, err))
+			continue
+		}
+		m.ports = append(m.ports, namedPort{p.Name, proto, uint16(p.Port)})
+	}
+	return m, errors.Join(errs...)
+}
+
+// networkSet keeps what of the nets it can read: a set only ever loses the entry that makes no sense.
+func networkSet(ref v3.Ref, labels map[string]string, nets []string) (*member, error) {
+	m := &member{ref: ref, labels: map[string]string{}}
+	maps.Copy(m.labels, labels)
+	if ref.Namespace != "" {
+		m.labels[labelNamespace] = ref.Namespace
+		m.profiles = []string{"kns." + ref.Namespace}
+	}
+	var errs []error
+	for i, n := range nets {
+		p, err := parsePrefix(n)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("spec.nets[%d]: %w", i, err))
+			continue
+		}
+		if p.IsSingleIP() {
+			m.addrs = append(m.addrs, p.Addr())
+		} else {
+			m.nets = append(m.nets, p)
+		}
+	}
+	return m, errors.Join(errs...)
+}
+
+// setSlice takes in the endpoints of a service, ready or not (contract §3.4).
+func (x *Index) setSlice(ref v3.Ref, o *discoveryv1.EndpointSlice) error {
+	s := service{namespace: o.Namespace, name: o.Labels[discoveryv1.LabelServiceName]}
+	if s.name == "" || o.AddressType == discoveryv1.AddressTypeFQDN {
+		return nil
+	}
+	var errs []error
+	for _, e := range o.Endpoints {
+		addrs, err := parseAddrs("endpoints", e.Addresses)
+		errs = append(errs, err)
+		s.addrs = append(s.addrs, addrs...)
+		for _, p := range o.Ports {
+			if p.Port == nil {
+				continue
+			}
+			proto, err := uint8(ProtoTCP), error(nil)
+			if p.Protocol != nil {
+				proto, err = protoOf(*p.Protocol)
+			}
+			errs = append(errs, err)
+			if err != nil || *p.Port < 1 || *p.Port > 65535 {
+				continue
+			}
+			for _, a := range addrs {
+				s.ports = append(s.ports, AddrPort{a, proto, uint16(*p.Port)})
+			}
+		}
+	}
+	x.services[ref] = s
+	return errors.Join(errs...)
+}
+
+func protoOf(p corev1.Protocol) (uint8, error) {
+	if p == "" {
+		return ProtoTCP, nil
+	}
+	return v3.ParseProtocol(intstr.FromString(string(p)))
+}
+
+func parseAddrs(what string, texts []string) (addrs []netip.Addr, err error) {
+	var errs []error
+	for i, t := range texts {
+		a, err := parseAddr(strings.TrimSpace(t))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s[%d]: %w", what, i, err))
+			continue
+		}
+		addrs = append(addrs, a)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs), errors.Join(errs...)
+}
+
+// parseAddr reads one address, perhaps with the full prefix length behind it.
+func parseAddr(t string) (netip.Addr, error) {
+	p, err := parsePrefix(t)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if !p.IsSingleIP() {
+		return netip.Addr{}, fmt.Errorf("%q is a network, not an address", t)
+	}
+	return p.Addr(), nil
+}
+
+// parsePrefix reads a network or an address; host bits are masked off. Zones and IPv4 mapped into IPv6 have no meaning
+// to a packet filter and are refused.
+func parsePrefix(t string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(t)
+	if err != nil {
+		a, aerr := netip.ParseAddr(t)
+		if aerr != nil {
+			return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network in CIDR form", t)
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	if p.Addr().Zone() != "" || p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is not a plain IPv4 or IPv6 address", t)
+	}
+	return p.Masked(), nil
+}
