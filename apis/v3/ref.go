@@ -12,6 +12,7 @@ import (
 // networking.k8s.io NetworkPolicy is KubernetesNetworkPolicy and policy.networking.k8s.io
 // ClusterNetworkPolicy is KubernetesClusterNetworkPolicy, Calico's own names for them (contract §4.8).
 // Namespace is empty for cluster-scoped kinds.
+// +kubebuilder:object:generate=false
 type Ref struct{ Kind, Namespace, Name string }
 
 // The kinds that Tierwall names differently from their API group.
@@ -21,6 +22,7 @@ const (
 )
 
 // Object is what every API object is: metadata and a type.
+// +kubebuilder:object:generate=false
 type Object interface {
 	metav1.Object
 	runtime.Object

@@ -1,0 +1,209 @@
+package v3
+
+import (
+	"net/netip"
+	"reflect"
+	"regexp"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/tierwall/tierwall/apis/selector"
+)
+
+// Validate says what the schema cannot: selectors, ports and protocols, networks, names (contract §1.2, §3, §10.3). It asks for
+// an object that the schema let through and that Default has seen. An empty list means that the object is sound.
+func Validate(obj metav1.Object) field.ErrorList {
+	v := &validator{}
+	spec := field.NewPath("spec")
+	switch o := obj.(type) {
+	case *NetworkPolicy:
+		v.policyName(o.Name)
+		v.policy(spec, &o.Spec.PolicySpec, false)
+	case *GlobalNetworkPolicy:
+		v.policyName(o.Name)
+		v.global(spec, &o.Spec)
+	case *StagedNetworkPolicy:
+		v.policyName(o.Name)
+		v.policy(spec, &o.Spec.PolicySpec, false)
+		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedNetworkPolicySpec{StagedAction: StagedActionDelete,
+			NetworkPolicySpec: NetworkPolicySpec{PolicySpec{Tier: o.Spec.Tier}}})
+	case *StagedGlobalNetworkPolicy:
+		v.policyName(o.Name)
+		v.global(spec, &o.Spec.GlobalNetworkPolicySpec)
+		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedGlobalNetworkPolicySpec{StagedAction: StagedActionDelete,
+			GlobalNetworkPolicySpec: GlobalNetworkPolicySpec{PolicySpec: PolicySpec{Tier: o.Spec.Tier}}})
+	case *StagedKubernetesNetworkPolicy:
+		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedKubernetesNetworkPolicySpec{StagedAction: StagedActionDelete})
+		v.kubernetes(spec, o)
+	case *GlobalNetworkSet:
+		v.networkSet(o.Labels, o.Spec.Nets)
+	case *NetworkSet:
+		v.networkSet(o.Labels, o.Spec.Nets)
+	case *HostEndpoint:
+		v.hostEndpoint(spec, &o.Spec)
+	case *WorkloadEndpoint:
+		v.workloadEndpoint(spec, &o.Spec)
+	case *Profile:
+		v.rules(spec.Child("ingress"), o.Spec.Ingress, ruleContext{ingress: true, global: true})
+		v.rules(spec.Child("egress"), o.Spec.Egress, ruleContext{global: true})
+	}
+	return v.errs
+}
+
+// validator gathers what is wrong with one object.
+type validator struct{ errs field.ErrorList }
+
+func (v *validator) invalid(at *field.Path, value any, reason string) {
+	v.errs = append(v.errs, field.Invalid(at, value, reason))
+}
+
+func (v *validator) check(at *field.Path, value any, err error) {
+	if err != nil {
+		v.invalid(at, value, err.Error())
+	}
+}
+
+const label = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
+
+var policyNames = regexp.MustCompile(`^(` + label + `(\.` + label + `)?|(knp|ossg)\.default\.` + label + `(\.` + label + `)*)$`)
+
+// policyName is one label or two with a dot between (contract §1.2).
+func (v *validator) policyName(name string) {
+	if !policyNames.MatchString(name) {
+		v.invalid(field.NewPath("metadata", "name"), name,
+			"a policy's name is a label, or two with a dot between: lower case letters, digits and '-'")
+	}
+}
+
+func (v *validator) global(at *field.Path, s *GlobalNetworkPolicySpec) {
+	v.policy(at, &s.PolicySpec, true)
+	v.selector(at.Child("namespaceSelector"), s.NamespaceSelector)
+}
+
+func (v *validator) policy(at *field.Path, s *PolicySpec, global bool) {
+	v.selector(at.Child("selector"), s.Selector)
+	v.selector(at.Child("serviceAccountSelector"), s.ServiceAccountSelector)
+	v.rules(at.Child("ingress"), s.Ingress, ruleContext{ingress: true, global: global})
+	v.rules(at.Child("egress"), s.Egress, ruleContext{global: global})
+}
+
+// staged holds that a policy which stages a deletion says nothing else (contract §1.6).
+func (v *validator) staged(at *field.Path, action StagedAction, have, only any) {
+	if action == StagedActionDelete && !reflect.DeepEqual(have, only) {
+		v.invalid(at, action, "Spec fields, except Tier, should all be zero-value if stagedAction is Delete")
+	}
+}
+
+func (v *validator) selector(at *field.Path, text string) *selector.Selector {
+	s, err := selector.Parse(text)
+	v.check(at, text, err)
+	return s
+}
+
+func (v *validator) networkSet(labels map[string]string, nets []string) {
+	if _, ok := labels["projectcalico.org/namespace"]; ok {
+		v.invalid(field.NewPath("metadata", "labels"), "projectcalico.org/namespace", "projectcalico.org/namespace is not a valid label name")
+	}
+	for i, n := range nets {
+		if _, err := netip.ParsePrefix(n); err != nil {
+			v.address(field.NewPath("spec", "nets").Index(i), n, "expected a network in CIDR form or an address")
+		} else {
+			v.plain(field.NewPath("spec", "nets").Index(i), n)
+		}
+	}
+}
+
+func (v *validator) address(at *field.Path, text, reason string) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		v.invalid(at, text, reason)
+	}
+}
+
+// plain refuses the IPv4 addresses that are written as IPv6: no packet carries one.
+func (v *validator) plain(at *field.Path, text string) {
+	if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4In6() {
+		v.invalid(at, text, "an IPv4 network must be written as IPv4")
+	}
+}
+
+var interfaceName = regexp.MustCompile(`^(\*|[a-zA-Z0-9_.-]{1,15})$`)
+
+func (v *validator) hostEndpoint(at *field.Path, s *HostEndpointSpec) {
+	if s.InterfaceName != "" && !interfaceName.MatchString(s.InterfaceName) {
+		v.invalid(at.Child("interfaceName"), s.InterfaceName, "expected the name of one interface, or * alone for all of them")
+	}
+	for i, ip := range s.ExpectedIPs {
+		v.address(at.Child("expectedIPs").Index(i), ip, "expected an address without prefix length")
+	}
+	for i, p := range s.Ports {
+		at := at.Child("ports").Index(i)
+		if !portName.MatchString(p.Name) {
+			v.invalid(at.Child("name"), p.Name, "expected letters, digits, '_', '.' and '-'")
+		}
+		v.endpointProtocol(at.Child("protocol"), p.Protocol)
+	}
+}
+
+func (v *validator) workloadEndpoint(at *field.Path, s *WorkloadEndpointSpec) {
+	if s.InterfaceName != "" && (s.InterfaceName == "*" || !interfaceName.MatchString(s.InterfaceName)) {
+		v.invalid(at.Child("interfaceName"), s.InterfaceName, "expected the name of one interface")
+	}
+	for i, n := range s.IPNetworks {
+		at := at.Child("ipNetworks").Index(i)
+		p, err := netip.ParsePrefix(n)
+		switch {
+		case err != nil:
+			v.address(at, n, "expected an address, perhaps with its full prefix length")
+		case !p.IsSingleIP() || p.Addr().Is4In6():
+			v.invalid(at, n, "expected one address: prefix length 32 for IPv4, 128 for IPv6")
+		}
+	}
+	for i, n := range s.AllowSpoofedSourcePrefixes {
+		v.network(at.Child("allowSpoofedSourcePrefixes").Index(i), n)
+	}
+	for i, p := range s.Ports {
+		at := at.Child("ports").Index(i)
+		if p.Name != "" && !portName.MatchString(p.Name) {
+			v.invalid(at.Child("name"), p.Name, "expected letters, digits, '_', '.' and '-'")
+		}
+		v.endpointProtocol(at.Child("protocol"), p.Protocol)
+	}
+}
+
+// network is a CIDR without host bits.
+func (v *validator) network(at *field.Path, text string) (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		v.invalid(at, text, "expected a network in CIDR form, such as 10.0.0.0/8 or fd00::/64 (invalid CIDR)")
+	case p.Addr().Is4In6():
+		v.plain(at, text)
+	case p != p.Masked():
+		v.invalid(at, text, "has bits behind its prefix length; did you mean "+p.Masked().String()+"?")
+	default:
+		return p, true
+	}
+	return p, false
+}
+
+// kubernetes asks of a staged Kubernetes policy that its networks are networks; its selectors and ports are in a form that
+// the schema holds.
+func (v *validator) kubernetes(at *field.Path, o *StagedKubernetesNetworkPolicy) {
+	for i, r := range o.Spec.Ingress {
+		for j, p := range r.From {
+			if p.IPBlock != nil {
+				v.network(at.Child("ingress").Index(i).Child("from").Index(j).Child("ipBlock", "cidr"), p.IPBlock.CIDR)
+			}
+		}
+	}
+	for i, r := range o.Spec.Egress {
+		for j, p := range r.To {
+			if p.IPBlock != nil {
+				v.network(at.Child("egress").Index(i).Child("to").Index(j).Child("ipBlock", "cidr"), p.IPBlock.CIDR)
+			}
+		}
+	}
+}
+

@@ -1,0 +1,137 @@
+package crd
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	apimeta "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apiserver/pkg/cel/common"
+)
+
+// compiled is a CRD made ready to judge objects. To compile one costs tens of milliseconds, so each is compiled when first
+// needed.
+type compiled struct {
+	namespaced bool
+	structural *schema.Structural
+	schema     validation.SchemaValidator
+	cel        *cel.Validator
+}
+
+// byKind has a function for each kind, which compiles on its first call.
+var byKind = sync.OnceValues(func() (map[string]func() (*compiled, error), error) {
+	all, err := Manifests()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]func() (*compiled, error), len(all))
+	for i := range all {
+		out[all[i].CRD.Spec.Names.Kind] = sync.OnceValues(all[i].compile)
+	}
+	return out, nil
+})
+
+func (m *Manifest) compile() (*compiled, error) {
+	crd, err := m.Internal()
+	if err != nil {
+		return nil, err
+	}
+	props := crd.Spec.Validation // conversion moves the one version's schema here
+	if props == nil {
+		props = crd.Spec.Versions[0].Schema
+	}
+	s, err := schema.NewStructural(props.OpenAPIV3Schema)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.File, err)
+	}
+	v, _, err := validation.NewSchemaValidator(props.OpenAPIV3Schema)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.File, err)
+	}
+	return &compiled{
+		namespaced: m.CRD.Spec.Scope == "Namespaced", structural: s, schema: v,
+		cel: cel.NewValidator(s, true, celconfig.PerCallLimit),
+	}, nil
+}
+
+// Admit does to u what the API server would do on create, or on update when old is not nil: fields that the schema does not
+// know are removed and their paths returned (a strict caller makes them errors), defaults filled in, and the result validated.
+// Numbers in u must be int64 or float64 as k8s.io/apimachinery/pkg/util/json decodes them. It is safe for concurrent use.
+//
+// An error without a field of its own is about the object as a whole and has the field "metadata/spec".
+func Admit(u, old *unstructured.Unstructured) (unknown []string, errs field.ErrorList) {
+	kinds, err := byKind()
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	compile, ok := kinds[u.GetKind()]
+	if !ok {
+		return nil, field.ErrorList{field.NotFound(field.NewPath("kind"), u.GetKind())}
+	}
+	c, err := compile()
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	unknown = pruning.PruneWithOptions(u.Object, c.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
+	slices.Sort(unknown)
+	defaulting.PruneNonNullableNullsWithoutDefaults(u.Object, c.structural)
+	defaulting.Default(u.Object, c.structural)
+	return unknown, named(c.validate(u, old))
+}
+
+func (c *compiled) validate(u, old *unstructured.Unstructured) field.ErrorList {
+	var options []validation.ValidationOption
+	var celOptions []cel.Option
+	var before map[string]any
+	errs := apimeta.ValidateObjectMetaAccessor(u, c.namespaced, apimeta.NameIsDNSSubdomain, field.NewPath("metadata"))
+	if old == nil {
+		errs = append(errs, validation.ValidateCustomResource(nil, u.Object, c.schema)...)
+	} else {
+		before = old.Object
+		correlated := common.NewCorrelatedObject(u.Object, before, &model.Structural{Structural: c.structural})
+		options = append(options, validation.WithRatcheting(correlated))
+		celOptions = append(celOptions, cel.WithRatcheting(correlated))
+		errs = append(errs, validation.ValidateCustomResourceUpdate(nil, u.Object, before, c.schema, options...)...)
+	}
+	if before == nil || len(listtype.ValidateListSetsAndMaps(nil, c.structural, before)) == 0 {
+		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, c.structural, u.Object)...)
+	}
+	if blocks(errs) || c.cel == nil {
+		return errs
+	}
+	var oldSelf any
+	if before != nil {
+		oldSelf = before
+	}
+	more, _ := c.cel.Validate(context.Background(), nil, c.structural, u.Object, oldSelf, celconfig.RuntimeCELCostBudget, celOptions...)
+	return append(errs, more...)
+}
+
+// blocking are the errors after which CEL rules are not asked: their expressions would not find what they were typed for.
+var blocking = []field.ErrorType{field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong,
+	field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid}
+
+func blocks(errs field.ErrorList) bool {
+	return slices.ContainsFunc(errs, func(e *field.Error) bool { return slices.Contains(blocking, e.Type) })
+}
+
+// named gives the errors about the whole object a name to print.
+func named(errs field.ErrorList) field.ErrorList {
+	for _, e := range errs {
+		if e.Field == "" || e.Field == "<nil>" {
+			e.Field = "metadata/spec"
+		}
+	}
+	return errs
+}

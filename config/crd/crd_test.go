@@ -1,0 +1,28 @@
+package crd
+
+import (
+	"context"
+	"testing"
+
+	apivalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+)
+
+// TestManifestsAreValid asks the API server's own code whether it would take the CRDs, CEL and its cost included.
+func TestManifestsAreValid(t *testing.T) {
+	all, err := Manifests()
+	if err != nil || len(all) != 11 {
+		t.Fatalf("%d manifests, %v", len(all), err)
+	}
+	for _, m := range all {
+		crd, err := m.Internal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range apivalidation.ValidateCustomResourceDefinition(context.Background(), crd) {
+			t.Errorf("%s: %v", m.File, e)
+		}
+		if _, err := m.compile(); err != nil {
+			t.Errorf("%s: %v", m.File, err)
+		}
+	}
+}
