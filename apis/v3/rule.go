@@ -37,13 +37,11 @@ type Rule struct {
 	// Matches only this IP protocol: TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite or a number from 1 to 255.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
-	// +kubebuilder:validation:XValidation:rule="type(self) != int || self >= 1 && self <= 255",message="a protocol number is 1 to 255"
 	Protocol *intstr.IntOrString `json:"protocol,omitempty"`
 
 	// Matches only packets whose IP protocol is another than this one.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
-	// +kubebuilder:validation:XValidation:rule="type(self) != int || self >= 1 && self <= 255",message="a protocol number is 1 to 255"
 	NotProtocol *intstr.IntOrString `json:"notProtocol,omitempty"`
 
 	// Matches only ICMP packets of this type and code; protocol must be ICMP or ICMPv6.
