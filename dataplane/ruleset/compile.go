@@ -15,8 +15,11 @@ import (
 
 // Options of Compile.
 type Options struct {
-	Table string // the table's name; "" means tierwall
+	Table string // the table's name; "" means DefaultTable
 }
+
+// DefaultTable is the name of the agent's table.
+const DefaultTable = "tierwall"
 
 // The priorities of our base chains within a hook. Ours come before the filter chains of others (0), and at the same hook a
 // workload's egress before the other end's ingress. An accept ends only the base chain in which it is said.
@@ -31,7 +34,7 @@ func Compile(p *policy.Plan, o Options) *Table {
 	c.planSets()
 	c.endpoints()
 	c.baseChains()
-	t := &Table{Name: cmp.Or(o.Table, "tierwall")}
+	t := &Table{Name: cmp.Or(o.Table, DefaultTable)}
 	for _, name := range sortedNames(c.sets) {
 		t.Sets = append(t.Sets, c.sets[name].sorted())
 	}
