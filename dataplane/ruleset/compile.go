@@ -75,6 +75,7 @@ func hash(content any) string {
 type family struct {
 	bit                  policy.Families
 	digit                string
+	all                  netip.Prefix
 	nfproto              uint32
 	addr, port           Type
 	saddr, daddr         Key
@@ -84,9 +85,9 @@ type family struct {
 }
 
 var families = []family{
-	{policy.IPv4, "4", 2, TypeIPv4, TypeIPv4Port, KeyIPSAddr, KeyIPDAddr, KeyIPSAddrPort, KeyIPDAddrPort,
+	{policy.IPv4, "4", netip.MustParsePrefix("0.0.0.0/0"), 2, TypeIPv4, TypeIPv4Port, KeyIPSAddr, KeyIPDAddr, KeyIPSAddrPort, KeyIPDAddrPort,
 		policy.ProtoICMP, KeyICMPType, KeyICMPCode},
-	{policy.IPv6, "6", 10, TypeIPv6, TypeIPv6Port, KeyIP6SAddr, KeyIP6DAddr, KeyIP6SAddrPort, KeyIP6DAddrPort,
+	{policy.IPv6, "6", netip.MustParsePrefix("::/0"), 10, TypeIPv6, TypeIPv6Port, KeyIP6SAddr, KeyIP6DAddr, KeyIP6SAddrPort, KeyIP6DAddrPort,
 		policy.ProtoICMPv6, KeyICMPv6Type, KeyICMPv6Code},
 }
 

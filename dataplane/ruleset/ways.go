@@ -172,10 +172,12 @@ func (c *compiler) addrs(ways [][]Match, s *policy.Side, f *family, key func(*fa
 		return ways
 	}
 	var all []Match
-	if nets := c.netElems(f, s.Nets); len(nets) > 0 {
+	if nets := c.netElems(f, s.Nets); len(nets) > 0 && !f.whole(nets) {
 		all = append(all, c.match(key(f), f.addr, "nets"+f.digit, nets, false))
 	}
-	if nets := c.netElems(f, s.NotNets); len(nets) > 0 {
+	if nets := c.netElems(f, s.NotNets); f.whole(nets) {
+		return nil
+	} else if len(nets) > 0 {
 		all = append(all, c.match(key(f), f.addr, "nets"+f.digit, nets, true))
 	}
 	for _, id := range s.NotSets {
@@ -192,6 +194,11 @@ func (c *compiler) addrs(ways [][]Match, s *policy.Side, f *family, key func(*fa
 		ways = either(ways, any)
 	}
 	return ways
+}
+
+// whole tells whether joined ranges are every address of the family: nothing that a rule would have to ask.
+func (f *family) whole(nets []Elem) bool {
+	return len(nets) == 1 && nets[0] == netElem(f.all)
 }
 
 // setNames are the sets that together hold a plan's set.
