@@ -1,0 +1,142 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Kind is one kind of object that a store holds.
+type Kind struct {
+	Kind       string // as a Ref names it
+	GVK        schema.GroupVersionKind
+	Singular   string
+	Plural     string
+	Aliases    []string // other names that users type: calicoctl's (contract §6.6) and kubectl's
+	Namespaced bool
+}
+
+// Kinds are all that a store holds. A name that Calico and Kubernetes both use is Calico's, as it is for calicoctl.
+func Kinds() []Kind { return kinds }
+
+var kinds = []Kind{
+	calico("Tier", "tiers", false),
+	calico("NetworkPolicy", "networkpolicies", true, "np", "pol", "pols", "policy", "policies", "cnp", "caliconetworkpolicy"),
+	calico("GlobalNetworkPolicy", "globalnetworkpolicies", false, "gnp", "gnps", "cgnp"),
+	calico("StagedNetworkPolicy", "stagednetworkpolicies", true, "snp", "snps", "spol", "spols", "stagedpolicy", "stagedpolicies", "scnp"),
+	calico("StagedGlobalNetworkPolicy", "stagedglobalnetworkpolicies", false, "sgnp", "sgnps"),
+	calico("StagedKubernetesNetworkPolicy", "stagedkubernetesnetworkpolicies", true, "sknp", "sknps", "skpol", "skpols"),
+	calico("GlobalNetworkSet", "globalnetworksets", false, "gns", "gnetset", "gnetsets"),
+	calico("NetworkSet", "networksets", true, "netset", "netsets"),
+	calico("HostEndpoint", "hostendpoints", false, "hep", "heps"),
+	calico("WorkloadEndpoint", "workloadendpoints", true, "wep", "weps"),
+	calico("Profile", "profiles", false, "pro", "pros"),
+	kubernetes(v3.KindKubernetesNetworkPolicy, networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), "kubernetesnetworkpolicies", true,
+		"knp", "netpol", "netpols", "networkpolicies.networking.k8s.io", "networkpolicy.networking.k8s.io"),
+	kubernetes(v3.KindKubernetesClusterNetworkPolicy, policyapi.SchemeGroupVersion.WithKind("ClusterNetworkPolicy"), "kubernetesclusternetworkpolicies", false,
+		"kcnp", "clusternetworkpolicy", "clusternetworkpolicies", "clusternetworkpolicies.policy.networking.k8s.io"),
+	kubernetes("Namespace", corev1.SchemeGroupVersion.WithKind("Namespace"), "namespaces", false, "ns"),
+	kubernetes("Pod", corev1.SchemeGroupVersion.WithKind("Pod"), "pods", true, "po"),
+	kubernetes("ServiceAccount", corev1.SchemeGroupVersion.WithKind("ServiceAccount"), "serviceaccounts", true, "sa"),
+	kubernetes("Service", corev1.SchemeGroupVersion.WithKind("Service"), "services", true, "svc"),
+	kubernetes("EndpointSlice", discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), "endpointslices", true),
+	kubernetes("Node", corev1.SchemeGroupVersion.WithKind("Node"), "nodes", false, "no"),
+}
+
+func calico(kind, plural string, namespaced bool, aliases ...string) Kind {
+	k := Kind{kind, v3.GroupVersion.WithKind(kind), strings.ToLower(kind), plural, aliases, namespaced}
+	k.Aliases = append(k.Aliases, plural+"."+v3.GroupVersion.Group, k.Singular+"."+v3.GroupVersion.Group)
+	return k
+}
+
+func kubernetes(kind string, gvk schema.GroupVersionKind, plural string, namespaced bool, aliases ...string) Kind {
+	return Kind{kind, gvk, strings.ToLower(kind), plural, aliases, namespaced}
+}
+
+// Calico tells whether the kind is one of projectcalico.org.
+func (k *Kind) Calico() bool { return k.GVK.Group == v3.GroupVersion.Group }
+
+// Lookup finds a kind by any name that users type, in any case.
+func Lookup(name string) (Kind, error) {
+	low := strings.ToLower(name)
+	for _, k := range kinds {
+		if low == k.Singular || low == k.Plural || slices.Contains(k.Aliases, low) {
+			return k, nil
+		}
+	}
+	var known []string
+	for _, k := range kinds {
+		known = append(known, k.Singular)
+	}
+	return Kind{}, fmt.Errorf("unknown kind %q: expected one of %s", name, strings.Join(known, ", "))
+}
+
+// kindOf finds the kind of an object as its file says, and what is wrong when there is none.
+func kindOf(apiVersion, kind string) (*Kind, error) {
+	var versions, names []string
+	for i := range kinds {
+		k := &kinds[i]
+		if k.GVK.Kind == kind {
+			if k.GVK.GroupVersion().String() == apiVersion {
+				return k, nil
+			}
+			versions = append(versions, k.GVK.GroupVersion().String())
+		}
+		names = append(names, k.GVK.Kind)
+	}
+	if len(versions) > 0 {
+		return nil, fmt.Errorf("unknown apiVersion %q of kind %s: expected %s", apiVersion, kind, strings.Join(versions, " or "))
+	}
+	slices.Sort(names)
+	return nil, fmt.Errorf("unknown kind %q: expected one of %s", kind, strings.Join(slices.Compact(names), ", "))
+}
+
+// refKind is the Kind that a Ref names, or nil.
+func refKind(kind string) *Kind {
+	for i := range kinds {
+		if kinds[i].Kind == kind {
+			return &kinds[i]
+		}
+	}
+	return nil
+}
+
+// Scheme knows the Go types of all kinds.
+var Scheme = newScheme()
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v3.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme,
+		discoveryv1.AddToScheme, policyapi.Install} {
+		if err := add(s); err != nil {
+			panic(err) // two Go types for one kind: the program itself is wrong
+		}
+	}
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	return s
+}
+
+// empty makes an object of the kind, with its apiVersion and kind.
+func (k *Kind) empty() (client.Object, error) {
+	o, err := Scheme.New(k.GVK)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := o.(client.Object)
+	if !ok {
+		return nil, fmt.Errorf("%s is no object", k.GVK)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK)
+	return obj, nil
+}

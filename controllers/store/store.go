@@ -1,0 +1,61 @@
+// Package store keeps objects at rest: the v3 kinds and the Kubernetes kinds that policy is decided from. What gets into a
+// store has passed Admit. It knows what an object must be to be accepted, and not what it means for a packet.
+package store
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Store is where objects are: Bolt, a file on a host without a cluster. Every object that a store gives carries its apiVersion
+// and kind.
+type Store interface {
+	// Get gives one object, or ErrNotFound.
+	Get(ctx context.Context, ref v3.Ref) (client.Object, error)
+	// List gives the objects of a kind in a namespace, or in all when namespace is "", sorted by namespace and name.
+	List(ctx context.Context, kind, namespace string) ([]client.Object, error)
+	// Put creates obj or replaces it, and gives it as it is stored. ErrConflict when obj carries a resourceVersion and the
+	// stored object has another.
+	Put(ctx context.Context, obj client.Object) (client.Object, error)
+	// Delete removes an object, or gives ErrNotFound; ErrConflict as for Put.
+	Delete(ctx context.Context, obj client.Object) error
+	// Watch tells everything, then Synced, then what changes, with Synced again whenever all there is has been told. An
+	// error is told in place of an event; the watch then goes on by itself. It ends with ctx.
+	Watch(ctx context.Context) iter.Seq2[Event, error]
+}
+
+// Event is one thing that a watch tells.
+type Event struct {
+	Type     EventType
+	Ref      v3.Ref        // of Put and Deleted
+	Object   client.Object // of Put
+	Revision string        // of Synced: what the store's state is called
+}
+
+// EventType is what an Event says.
+type EventType uint8
+
+// The events.
+const (
+	Put     EventType = iota // the object is new, or has changed
+	Deleted                  // the object is gone
+	Synced                   // all that there is at Revision has been told
+)
+
+// What can be wrong; errors wrap one of these and say what was being done to what.
+var (
+	ErrNotFound     = errors.New("does not exist")
+	ErrExists       = errors.New("exists already")
+	ErrConflict     = errors.New("has been changed meanwhile: its resourceVersion is another")
+	ErrInvalid      = errors.New("is not valid")
+	ErrForbidden    = errors.New("is not allowed")
+	ErrNoStore      = errors.New("there is no such file: tierctl apply creates it")
+	ErrLocked       = errors.New("another process holds the file")
+	ErrCorrupt      = errors.New("the file is damaged, or is no store of Tierwall's")
+	ErrNewerVersion = errors.New("the file was written by a newer version")
+)
