@@ -1,0 +1,265 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"go.etcd.io/bbolt"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Tx is one transaction of a Bolt: what it reads is one state of the store with its own changes.
+type Tx struct {
+	raw                    *bbolt.Tx
+	meta, objects, journal *bbolt.Bucket
+	last, revision         uint64   // before and, once something changed, after
+	changed                [][]byte // keys
+}
+
+// Get gives one object, or ErrNotFound.
+func (tx *Tx) Get(ref v3.Ref) (client.Object, error) {
+	text := tx.objects.Get(keyOf(ref))
+	if text == nil {
+		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
+	}
+	return decodeStored(ref, text)
+}
+
+// List gives the objects of a kind in a namespace, or in all when namespace is "", sorted by namespace and name.
+func (tx *Tx) List(kind, namespace string) (out []client.Object, err error) {
+	prefix := []byte(kind + "\x00")
+	if namespace != "" {
+		prefix = []byte(kind + "\x00" + namespace + "\x00")
+	}
+	c := tx.objects.Cursor()
+	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		ref, err := refOfKey(k)
+		if err != nil {
+			return nil, err
+		}
+		obj, err := decodeStored(ref, v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, nil
+}
+
+func decodeStored(ref v3.Ref, text []byte) (client.Object, error) {
+	k := refKind(ref.Kind)
+	if k == nil {
+		return nil, fmt.Errorf("%s: %w: this version has no such kind", ref, ErrCorrupt)
+	}
+	obj, err := k.empty()
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, obj); err != nil {
+		return nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
+	}
+	return obj, nil
+}
+
+// Create adds an object, and gives it as it is stored.
+func (tx *Tx) Create(obj client.Object) (client.Object, error) {
+	ref := v3.RefOf(obj.(v3.Object))
+	switch {
+	case tx.objects.Get(keyOf(ref)) != nil:
+		return nil, fmt.Errorf("%s %w", ref, ErrExists)
+	case obj.GetResourceVersion() != "":
+		return nil, fmt.Errorf("%s: %w: metadata.resourceVersion must be empty when an object is created", ref, ErrInvalid)
+	}
+	u, err := toUnstructured(obj)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	if refKind(ref.Kind).Calico() {
+		delete(u.Object, "status")
+	}
+	u.SetUID(uuid.NewUUID())
+	u.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
+	u.SetGeneration(1)
+	return tx.store(ref, u, nil)
+}
+
+// Update replaces an object's labels, annotations and spec, and gives it as it is stored. Nothing is written when nothing
+// changes.
+func (tx *Tx) Update(obj client.Object) (client.Object, error) {
+	ref := v3.RefOf(obj.(v3.Object))
+	text := tx.objects.Get(keyOf(ref))
+	if text == nil {
+		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
+	}
+	old := &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(text, &old.Object); err != nil {
+		return nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
+	}
+	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
+		return nil, fmt.Errorf("%s %w", ref, ErrConflict)
+	}
+	u, err := toUnstructured(obj)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	keepServerFields(u, old, refKind(ref.Kind).Calico())
+	return tx.store(ref, u, old)
+}
+
+// keepServerFields takes over what is not the user's to say.
+func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
+	meta := map[string]any{}
+	for k, v := range old.Object["metadata"].(map[string]any) {
+		if k != "labels" && k != "annotations" {
+			meta[k] = v
+		}
+	}
+	labels, annotations := u.GetLabels(), u.GetAnnotations()
+	u.Object["metadata"] = meta
+	u.SetLabels(labels)
+	u.SetAnnotations(annotations)
+	if calico {
+		delete(u.Object, "status")
+		if s, ok := old.Object["status"]; ok {
+			u.Object["status"] = s
+		}
+	}
+}
+
+// store admits u and writes it, unless it is what is there.
+func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Object, error) {
+	obj, errs := Admit(u.DeepCopy(), old)
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("%s %w: %w", ref, ErrInvalid, errs.ToAggregate())
+	}
+	if err := tx.allowed(ref, obj, old != nil); err != nil {
+		return nil, err
+	}
+	u, err := toUnstructured(obj)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	if old != nil {
+		if reflect.DeepEqual(u.Object, old.Object) {
+			return obj, nil
+		}
+		if !reflect.DeepEqual(u.Object["spec"], old.Object["spec"]) {
+			obj.SetGeneration(old.GetGeneration() + 1)
+		}
+	}
+	tx.revision = tx.last + 1
+	obj.SetResourceVersion(strconv.FormatUint(tx.revision, 10))
+	text, err := json.Marshal(obj)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	tx.changed = append(tx.changed, keyOf(ref))
+	return obj, tx.objects.Put(keyOf(ref), text)
+}
+
+// Delete removes an object, or gives ErrNotFound.
+func (tx *Tx) Delete(ref v3.Ref) error {
+	if tx.objects.Get(keyOf(ref)) == nil {
+		return fmt.Errorf("%s %w", ref, ErrNotFound)
+	}
+	if err := tx.deletable(ref); err != nil {
+		return err
+	}
+	tx.revision = tx.last + 1
+	tx.changed = append(tx.changed, keyOf(ref))
+	return tx.objects.Delete(keyOf(ref))
+}
+
+// tieredKinds are the policies that stand in a tier by name.
+var tieredKinds = []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"}
+
+func tierOf(obj client.Object) string {
+	switch o := obj.(type) {
+	case *v3.NetworkPolicy:
+		return o.Spec.Tier
+	case *v3.GlobalNetworkPolicy:
+		return o.Spec.Tier
+	case *v3.StagedNetworkPolicy:
+		return o.Spec.Tier
+	case *v3.StagedGlobalNetworkPolicy:
+		return o.Spec.Tier
+	}
+	return ""
+}
+
+const defaultAllowProfile = "projectcalico-default-allow"
+
+// allowed asks what one object alone cannot tell (contract §1.3, §1.10, §6.5).
+func (tx *Tx) allowed(ref v3.Ref, obj client.Object, update bool) error {
+	switch {
+	case ref.Kind == "Profile" && ref.Name == defaultAllowProfile:
+		return fmt.Errorf("%s %w: it is built in", ref, ErrForbidden)
+	case ref.Kind == "NetworkPolicy" && strings.HasPrefix(ref.Name, "knp.default."):
+		return fmt.Errorf("%s %w: metadata.name: Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy", ref, ErrForbidden)
+	}
+	tier := tierOf(obj)
+	if tier == "" {
+		return nil
+	}
+	if update {
+		if old, err := tx.Get(ref); err == nil && tierOf(old) == tier {
+			return nil // a tier that has gone does not keep its policies from being changed
+		}
+	}
+	if _, err := tx.Get(v3.Ref{Kind: "Tier", Name: tier}); errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%s %w: spec.tier: tier %q does not exist", ref, ErrInvalid, tier)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+func (tx *Tx) deletable(ref v3.Ref) error {
+	if ref.Kind != "Tier" {
+		return nil
+	}
+	for _, t := range builtInTiers() {
+		if t.Name == ref.Name {
+			return fmt.Errorf("%s %w: a built-in tier cannot be deleted", ref, ErrForbidden)
+		}
+	}
+	var inside []string
+	for _, kind := range tieredKinds {
+		objs, err := tx.List(kind, "")
+		if err != nil {
+			return err
+		}
+		for _, o := range objs {
+			if tierOf(o) == ref.Name {
+				inside = append(inside, v3.RefOf(o.(v3.Object)).String())
+			}
+		}
+	}
+	if len(inside) > 0 {
+		return fmt.Errorf("%s %w: the tier is not empty: %s", ref, ErrForbidden, strings.Join(inside, ", "))
+	}
+	return nil
+}
+
+// builtInTiers are there always (contract §1.3).
+func builtInTiers() []*v3.Tier {
+	tier := func(name string, order float64, action v3.Action) *v3.Tier {
+		return &v3.Tier{
+			TypeMeta:   metav1.TypeMeta{APIVersion: v3.GroupVersion.String(), Kind: "Tier"},
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       v3.TierSpec{Order: &order, DefaultAction: &action},
+		}
+	}
+	return []*v3.Tier{tier("default", v3.DefaultTierOrder, v3.Deny), tier("kube-admin", 1000, v3.Pass), tier("kube-baseline", 10000000, v3.Pass)}
+}
