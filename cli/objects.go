@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+const defaultDatastore = "bolt:/var/lib/tierwall/tierwall.db"
+
+// The flags that several commands share. A name means the same everywhere.
+func datastoreFlag() cli.Flag {
+	return &cli.StringFlag{Name: "datastore", Usage: "where the objects are: bolt:`PATH`", Value: defaultDatastore,
+		EnvVars: []string{"TIERWALL_DATASTORE"}}
+}
+
+func fileFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "filename", Aliases: []string{"f"}, Usage: "YAML or JSON `FILE`, a directory of them, or - for standard input; may be repeated"},
+		&cli.BoolFlag{Name: "recursive", Aliases: []string{"R"}, Usage: "look into the directories of a directory too"},
+		namespaceFlag(),
+	}
+}
+
+func namespaceFlag() cli.Flag {
+	return &cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "`NAMESPACE` of the objects that do not name one (default: default)"}
+}
+
+func outputFlag(formats string) cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: " + formats}
+}
+
+// output is the format asked for, which must be one of those that the command has.
+func output(c *cli.Context, formats ...string) (string, error) {
+	o := c.String("output")
+	if o == "" {
+		return "", nil
+	}
+	for _, f := range formats {
+		if o == f {
+			return o, nil
+		}
+	}
+	return "", usagef("%s has no output format %q: it has %s", c.Command.Name, o, strings.Join(formats, ", "))
+}
+
+func noArguments(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("%s takes no argument, but %q was given", c.Command.Name, c.Args().First())
+	}
+	return nil
+}
+
+// openStore names the datastore that the flag says; it opens no file yet.
+func openStore(c *cli.Context) (*store.Bolt, error) {
+	kind, path, _ := strings.Cut(c.String("datastore"), ":")
+	if kind != "bolt" || path == "" {
+		return nil, usagef("datastore %q is not of the form bolt:PATH", c.String("datastore"))
+	}
+	return store.OpenBolt(path), nil
+}
+
+// readDocuments reads what -f names.
+func readDocuments(c *cli.Context) []store.Document {
+	return store.Read(c.StringSlice("filename"), store.ReadOptions{
+		Recursive: c.Bool("recursive"), Namespace: c.String("namespace"), Stdin: c.App.Reader,
+	})
+}
+
+// readValid reads what -f names and refuses it whole when a document is wrong or two are for one object: every error
+// goes to standard error, each with its place.
+func readValid(c *cli.Context) ([]store.Document, error) {
+	docs := readDocuments(c)
+	bad := 0
+	seen := map[v3.Ref]store.Document{}
+	for _, d := range docs {
+		if d.Object != nil && len(d.Errors) == 0 {
+			if first, twice := seen[refOf(d)]; twice {
+				d.Errors = []store.DocError{{Field: "metadata.name", Line: d.Line, Column: d.Column,
+					Message: fmt.Sprintf("the same object as at %s:%d", first.File, first.Line)}}
+			}
+			seen[refOf(d)] = d
+		}
+		if len(d.Errors) > 0 {
+			bad++
+			printErrors(c, d)
+		}
+	}
+	if bad > 0 {
+		return nil, fmt.Errorf("%d of %d objects cannot be accepted", bad, len(docs))
+	}
+	return docs, nil
+}
+
+func refOf(d store.Document) v3.Ref { return v3.RefOf(d.Object.(v3.Object)) }
+
+// printErrors gives one line an error: FILE:LINE:COLUMN: Kind/namespace/name: field: message.
+func printErrors(c *cli.Context, d store.Document) {
+	for _, e := range d.Errors {
+		words := []string{fmt.Sprintf("%s:%d:%d", d.File, e.Line, e.Column)}
+		if d.Kind != "" {
+			words = append(words, v3.Ref{Kind: d.Kind, Namespace: d.Namespace, Name: d.Name}.String())
+		}
+		if e.Field != "" {
+			words = append(words, e.Field)
+		}
+		fmt.Fprintln(c.App.ErrWriter, strings.Join(append(words, e.Message), ": "))
+	}
+}
+
+// objects come from -f when it is given, else from the store.
+func objects(c *cli.Context) ([]client.Object, error) {
+	if len(c.StringSlice("filename")) == 0 {
+		return storedObjects(c)
+	}
+	docs, err := readValid(c)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]client.Object, len(docs))
+	for i, d := range docs {
+		out[i] = d.Object
+	}
+	return out, nil
+}
+
+func storedObjects(c *cli.Context) (out []client.Object, err error) {
+	s, err := openStore(c)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(c.Context)
+	defer stop()
+	for event, err := range s.Watch(ctx) {
+		switch {
+		case err != nil:
+			return nil, err
+		case event.Type == store.Synced:
+			return out, nil
+		}
+		out = append(out, event.Object)
+	}
+	return nil, ctx.Err()
+}
+
+// index takes in objects; what of them cannot be enforced is said on standard error.
+func index(c *cli.Context, node string, objects []client.Object) (*policy.Index, error) {
+	action, err := endpointToHost(c)
+	if err != nil {
+		return nil, err
+	}
+	x := policy.NewIndex(node, policy.Options{EndpointToHost: action})
+	for _, o := range objects {
+		if err := x.Set(o); err != nil {
+			fmt.Fprintf(c.App.ErrWriter, "warning: %v\n", err)
+		}
+	}
+	return x, nil
+}
+
+var toHostActions = map[string]policy.Action{"Drop": policy.Deny, "Accept": policy.Allow, "Return": policy.Pass}
+
+func endpointToHostFlag() cli.Flag {
+	return &cli.StringFlag{Name: "default-endpoint-to-host-action", Value: "Drop", EnvVars: []string{"FELIX_DEFAULTENDPOINTTOHOSTACTION"},
+		Usage: "what becomes of a workload's traffic to its own host once its egress policy allowed it: `ACTION` Drop, Accept or Return"}
+}
+
+func endpointToHost(c *cli.Context) (policy.Action, error) {
+	text := c.String("default-endpoint-to-host-action")
+	for name, a := range toHostActions {
+		if strings.EqualFold(name, text) {
+			return a, nil
+		}
+	}
+	return policy.None, usagef("default-endpoint-to-host-action %q is none of Drop, Accept and Return", text)
+}
+
+func nodeFlag(usage string) cli.Flag {
+	return &cli.StringFlag{Name: "node", Usage: usage, EnvVars: []string{"NODE_NAME"}}
+}
+
+func hostname() (string, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("no --node given, and the host's name cannot be read: %w", err)
+	}
+	return strings.ToLower(name), nil
+}

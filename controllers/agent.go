@@ -1,0 +1,135 @@
+// Package controllers runs the loops that keep a node's kernel as the objects in a store say.
+package controllers
+
+import (
+	"context"
+
+	"fmt"
+	"log/slog"
+	"time"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/nft"
+	"github.com/tierwall/tierwall/dataplane/policy"
+	"github.com/tierwall/tierwall/dataplane/ruleset"
+)
+
+// Agent keeps one node's table as the objects say. It needs no memory of its own: what it finds in the kernel when it
+// starts is taken over and corrected.
+type Agent struct {
+	Store   store.Store
+	Kernel  *nft.Conn
+	Node    string
+	Policy  policy.Options
+	Ruleset ruleset.Options
+	Log     *slog.Logger
+	Once    bool // return when the store's state has been programmed once
+
+	refused map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
+}
+
+// Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
+// store or the kernel fails, the kernel keeps what it has, and Run tries again.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	index := policy.NewIndex(a.Node, a.Policy)
+	batches := coalesce(ctx, a.Store.Watch(ctx))
+	a.refused = map[v3.Ref]string{}
+	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case batch, open := <-batches:
+			if !open {
+				return ctx.Err()
+			}
+			if batch.err != nil {
+				a.Log.Error("the store cannot be read; the kernel keeps what it has", "error", batch.err)
+				continue
+			}
+			revision = batch.revision
+			a.take(index, batch.events)
+		case <-again.due():
+		}
+		if err := a.program(index, revision); err != nil {
+			a.Log.Error("the kernel refused; it keeps what it has", "revision", revision, "error", err, "retry_in", again.later().String())
+			continue
+		}
+		if again.stop(); a.Once {
+			return nil
+		}
+	}
+}
+
+// take tells the index what changed, and logs what cannot be enforced as it is written.
+func (a *Agent) take(index *policy.Index, events []store.Event) {
+	for _, e := range events {
+		var err error
+		switch e.Type {
+		case store.Put:
+			err = index.Set(e.Object)
+		case store.Deleted:
+			index.Delete(e.Ref)
+		}
+		switch {
+		case err == nil:
+			delete(a.refused, e.Ref)
+		case a.refused[e.Ref] != err.Error():
+			a.refused[e.Ref] = err.Error()
+			a.Log.Warn("refused", "object", e.Ref.String(), "error", err)
+		}
+	}
+}
+
+func (a *Agent) program(index *policy.Index, revision string) error {
+	start := time.Now()
+	changes, err := a.Kernel.Apply(ruleset.Compile(index.Plan(), a.Ruleset))
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		a.Log.Debug("changed", "revision", revision, "change", c.String())
+	}
+	a.Log.Info("programmed", "revision", revision, "changes", len(changes), "took", time.Since(start).String())
+	return nil
+}
+
+// Remove takes the agent's table out of the kernel: nothing is enforced any more.
+func (a *Agent) Remove() error {
+	if err := a.Kernel.Delete(); err != nil {
+		return fmt.Errorf("removing the table: %w", err)
+	}
+	a.Log.Info("removed")
+	return nil
+}
+
+// retry is a timer that waits twice as long each time, up to a bound.
+type retry struct {
+	first, most, wait time.Duration
+	timer             *time.Timer
+}
+
+func (r *retry) due() <-chan time.Time {
+	if r.timer == nil {
+		return nil
+	}
+	return r.timer.C
+}
+
+func (r *retry) later() time.Duration {
+	r.wait = min(max(2*r.wait, r.first), r.most)
+	r.timer = time.NewTimer(r.wait)
+	return r.wait
+}
+
+func (r *retry) stop() { r.timer, r.wait = nil, 0 }
+
+// batch is the events that are acted on together, or an error of the store.
+type batch struct {
+	events   []store.Event
+	revision string
+	err      error
+}
