@@ -87,7 +87,7 @@ type ICMPFields struct {
 
 // EntityRule is what a rule asks of one end of a packet. All criteria that are given must hold.
 // +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.nets) && size(self.nets) > 0 || has(self.notNets) && size(self.notNets) > 0)",message="services may not be combined with nets or notNets"
-// +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.selector) && self.selector != '' || has(self.notSelector) && self.notSelector != '' || has(self.namespaceSelector) && self.namespaceSelector != '')",message="services may not be combined with selector, notSelector or namespaceSelector"
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.selector) && self.selector != ” || has(self.notSelector) && self.notSelector != ” || has(self.namespaceSelector) && self.namespaceSelector != ”)",message="services may not be combined with selector, notSelector or namespaceSelector"
 // +kubebuilder:validation:XValidation:rule="!has(self.services) || !has(self.serviceAccounts)",message="services may not be combined with serviceAccounts"
 // +kubebuilder:validation:XValidation:rule="!(has(self.selector) && self.selector.contains('global(')) && !(has(self.notSelector) && self.notSelector.contains('global(')) && !(has(self.serviceAccounts) && has(self.serviceAccounts.selector) && self.serviceAccounts.selector.contains('global('))",message="global() can only be used in an EntityRule namespaceSelector"
 type EntityRule struct {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tierwall/tierwall/apis/selector"
@@ -18,18 +19,18 @@ func Validate(obj metav1.Object) field.ErrorList {
 	spec := field.NewPath("spec")
 	switch o := obj.(type) {
 	case *NetworkPolicy:
-		v.policyName(o.Name)
+		v.policyName(o.Name, namespacedNames)
 		v.policy(spec, &o.Spec.PolicySpec, false)
 	case *GlobalNetworkPolicy:
-		v.policyName(o.Name)
+		v.policyName(o.Name, globalNames)
 		v.global(spec, &o.Spec)
 	case *StagedNetworkPolicy:
-		v.policyName(o.Name)
+		v.policyName(o.Name, namespacedNames)
 		v.policy(spec, &o.Spec.PolicySpec, false)
 		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedNetworkPolicySpec{StagedAction: StagedActionDelete,
 			NetworkPolicySpec: NetworkPolicySpec{PolicySpec{Tier: o.Spec.Tier}}})
 	case *StagedGlobalNetworkPolicy:
-		v.policyName(o.Name)
+		v.policyName(o.Name, globalNames)
 		v.global(spec, &o.Spec.GlobalNetworkPolicySpec)
 		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedGlobalNetworkPolicySpec{StagedAction: StagedActionDelete,
 			GlobalNetworkPolicySpec: GlobalNetworkPolicySpec{PolicySpec: PolicySpec{Tier: o.Spec.Tier}}})
@@ -66,11 +67,15 @@ func (v *validator) check(at *field.Path, value any, err error) {
 
 const label = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
 
-var policyNames = regexp.MustCompile(`^(` + label + `(\.` + label + `)?|(knp|ossg)\.default\.` + label + `(\.` + label + `)*)$`)
+var (
+	globalNames     = regexp.MustCompile(`^` + label + `(\.` + label + `)?$`)
+	namespacedNames = regexp.MustCompile(globalNames.String() + `|^(knp|ossg)\.default\.` + label + `(\.` + label + `)*$`)
+)
 
-// policyName is one label or two with a dot between (contract §1.2).
-func (v *validator) policyName(name string) {
-	if !policyNames.MatchString(name) {
+// policyName is one label or two with a dot between; a namespaced policy may also be called as Calico calls those that it
+// derives (contract §1.2).
+func (v *validator) policyName(name string, may *regexp.Regexp) {
+	if !may.MatchString(name) {
 		v.invalid(field.NewPath("metadata", "name"), name,
 			"a policy's name is a label, or two with a dot between: lower case letters, digits and '-'")
 	}
@@ -137,12 +142,21 @@ func (v *validator) hostEndpoint(at *field.Path, s *HostEndpointSpec) {
 	for i, ip := range s.ExpectedIPs {
 		v.address(at.Child("expectedIPs").Index(i), ip, "expected an address without prefix length")
 	}
+	v.profiles(at.Child("profiles"), s.Profiles)
 	for i, p := range s.Ports {
 		at := at.Child("ports").Index(i)
 		if !portName.MatchString(p.Name) {
 			v.invalid(at.Child("name"), p.Name, "expected letters, digits, '_', '.' and '-'")
 		}
 		v.endpointProtocol(at.Child("protocol"), p.Protocol)
+	}
+}
+
+func (v *validator) profiles(at *field.Path, names []string) {
+	for i, name := range names {
+		for _, reason := range validation.IsDNS1123Subdomain(name) {
+			v.invalid(at.Index(i), name, reason)
+		}
 	}
 }
 
@@ -206,4 +220,3 @@ func (v *validator) kubernetes(at *field.Path, o *StagedKubernetesNetworkPolicy)
 		}
 	}
 }
-

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	apimeta "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -25,6 +26,9 @@ func (v *validator) rules(at *field.Path, rules []Rule, c ruleContext) {
 func (v *validator) rule(at *field.Path, r *Rule, c ruleContext) {
 	proto := v.protocol(at.Child("protocol"), r.Protocol)
 	v.protocol(at.Child("notProtocol"), r.NotProtocol)
+	if r.Metadata != nil {
+		v.errs = append(v.errs, apimeta.ValidateAnnotations(r.Metadata.Annotations, at.Child("metadata", "annotations"))...)
+	}
 	if r.HTTP != nil {
 		v.http(at.Child("http"), r.HTTP, c)
 	}
@@ -159,8 +163,8 @@ func (v *validator) http(at *field.Path, h *HTTPMatch, c ruleContext) {
 			v.invalid(at, path, "give either exact or prefix, not both")
 		case !strings.HasPrefix(path, "/"):
 			v.invalid(at, path, "a path must start with /")
-		case strings.ContainsAny(path, "?#"):
-			v.invalid(at, path, "a path has no ? and no #")
+		case strings.ContainsAny(path, "?# \t"):
+			v.invalid(at, path, "a path has no ?, no # and no blank")
 		}
 	}
 }
