@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tierwall/tierwall/controllers"
+	"github.com/tierwall/tierwall/dataplane/nft"
+	"github.com/tierwall/tierwall/dataplane/policy"
+	"github.com/tierwall/tierwall/dataplane/ruleset"
+)
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name: "agent", Usage: "enforce policy on this node", UsageText: "tierctl agent [--node NODE]",
+		Description: "Follows the datastore and keeps the kernel's table " + ruleset.DefaultTable + " as it says, until it is told to end. The table stays in\n" +
+			"the kernel and keeps filtering when the agent ends; --remove takes it out. Logs JSON lines on standard error.",
+		Flags: []cli.Flag{
+			nodeFlag("`NODE` whose endpoints to guard (default: the host's name)"),
+			&cli.BoolFlag{Name: "once", Usage: "program the kernel once, and end"},
+			&cli.BoolFlag{Name: "remove", Usage: "take the table out of the kernel, and end"},
+			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
+			endpointToHostFlag(), datastoreFlag(),
+		},
+		Action: agent,
+	}
+}
+
+func agent(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	s, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	action, err := endpointToHost(c)
+	if err != nil {
+		return err
+	}
+	node := c.String("node")
+	if node == "" {
+		if node, err = hostname(); err != nil {
+			return err
+		}
+	}
+	level := slog.LevelInfo
+	if c.Bool("verbose") {
+		level = slog.LevelDebug
+	}
+	kernel, err := nft.Open(ruleset.DefaultTable)
+	if err != nil {
+		return fmt.Errorf("opening the kernel's tables: %w", err)
+	}
+	defer kernel.Close()
+	a := controllers.Agent{
+		Store: s, Kernel: kernel, Node: node, Policy: policy.Options{EndpointToHost: action}, Once: c.Bool("once"),
+		Log: slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})),
+	}
+	if c.Bool("remove") {
+		return a.Remove()
+	}
+	return a.Run(c.Context)
+}
