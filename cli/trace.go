@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -73,8 +72,8 @@ func trace(c *cli.Context) error {
 
 // tracing answers for flows from one plan.
 type tracing struct {
-	plan *policy.Plan
-	ends ends
+	index *policy.Index
+	plan  *policy.Plan
 }
 
 func newTracing(c *cli.Context, objs []client.Object) (*tracing, error) {
@@ -82,7 +81,7 @@ func newTracing(c *cli.Context, objs []client.Object) (*tracing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tracing{plan: x.Plan(), ends: ends{x, map[string][]netip.Addr{}}}, nil
+	return &tracing{x, x.Plan()}, nil
 }
 
 func (t *tracing) single(c *cli.Context, format string) error {
@@ -90,7 +89,7 @@ func (t *tracing) single(c *cli.Context, format string) error {
 	if err != nil {
 		return err
 	}
-	f, err := t.ends.flow(line)
+	f, err := t.index.Flow(*line)
 	if err != nil {
 		return err
 	}
@@ -102,13 +101,13 @@ func (t *tracing) single(c *cli.Context, format string) error {
 	return err
 }
 
-func flowOfFlags(c *cli.Context) (*flowLine, error) {
+func flowOfFlags(c *cli.Context) (*policy.FlowSpec, error) {
 	for flag, most := range map[string]uint{"port": 65535, "src-port": 65535, "icmp-type": 255, "icmp-code": 255} {
 		if v := c.Uint(flag); v > most {
 			return nil, usagef("--%s %d is more than %d", flag, v, most)
 		}
 	}
-	l := &flowLine{From: c.String("from"), To: c.String("to"), Protocol: protocolName(c.String("protocol")),
+	l := &policy.FlowSpec{From: c.String("from"), To: c.String("to"), Protocol: policy.ProtocolText(c.String("protocol")),
 		Port: uint16(c.Uint("port")), SrcPort: uint16(c.Uint("src-port")), ICMPCode: uint8(c.Uint("icmp-code"))}
 	if c.IsSet("icmp-type") {
 		l.ICMPType = new(uint8)
@@ -153,6 +152,12 @@ func (t *tracing) bulk(c *cli.Context, path string) error {
 	return out.Flush()
 }
 
+// flowLine is a line of --flows. The id is given back as it came.
+type flowLine struct {
+	ID json.RawMessage `json:"id"`
+	policy.FlowSpec
+}
+
 func (t *tracing) line(text []byte) (policy.Trace, json.RawMessage, error) {
 	var l flowLine
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -160,7 +165,7 @@ func (t *tracing) line(text []byte) (policy.Trace, json.RawMessage, error) {
 	if err := decoder.Decode(&l); err != nil {
 		return policy.Trace{}, nil, fmt.Errorf("not a flow: %w", err)
 	}
-	f, err := t.ends.flow(&l)
+	f, err := t.index.Flow(l.FlowSpec)
 	if err != nil {
 		return policy.Trace{}, nil, err
 	}

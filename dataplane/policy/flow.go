@@ -1,0 +1,108 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// FlowSpec is a flow as people write it: its ends are addresses, namespace/name of workloads, or names of nodes.
+type FlowSpec struct {
+	From     string       `json:"from"`
+	To       string       `json:"to"`
+	Protocol ProtocolText `json:"protocol"` // "" is TCP
+	Port     uint16       `json:"port"`
+	SrcPort  uint16       `json:"srcPort"`  // 0 is the first of the ports that clients take
+	ICMPType *uint8       `json:"icmpType"` // nil is an echo request
+	ICMPCode uint8        `json:"icmpCode"`
+}
+
+// ProtocolText is a protocol's name or, as text or as a JSON number, its number.
+type ProtocolText string
+
+// UnmarshalJSON accepts "TCP", "6" and 6.
+func (p *ProtocolText) UnmarshalJSON(b []byte) error {
+	text := strings.Trim(string(b), `"`)
+	if text == "null" {
+		text = ""
+	}
+	*p = ProtocolText(text)
+	return nil
+}
+
+// Flow makes a packet of what people wrote. Between ends that both have IPv4 and IPv6 addresses it is IPv4.
+func (x *Index) Flow(l FlowSpec) (f Flow, err error) {
+	from, err := x.Addrs(l.From)
+	if err != nil {
+		return f, fmt.Errorf("from: %w", err)
+	}
+	to, err := x.Addrs(l.To)
+	if err != nil {
+		return f, fmt.Errorf("to: %w", err)
+	}
+	var ok bool
+	if f.Src, f.Dst, ok = commonFamily(from, to); !ok {
+		return f, fmt.Errorf("%s and %s have no address of the same family", l.From, l.To)
+	}
+	f.SrcPort, f.DstPort, f.ICMPCode = l.SrcPort, l.Port, l.ICMPCode
+	if f.Proto, err = protocolNumber(string(l.Protocol), f.Src.Is6()); err != nil {
+		return f, err
+	}
+	return f, l.defaults(&f)
+}
+
+// commonFamily takes the first address of each end in a family that both have; addresses are sorted, IPv4 first.
+func commonFamily(from, to []netip.Addr) (src, dst netip.Addr, ok bool) {
+	for _, s := range from {
+		for _, d := range to {
+			if s.Is4() == d.Is4() {
+				return s, d, true
+			}
+		}
+	}
+	return src, dst, false
+}
+
+const ephemeralPort = 49152 // RFC 6335 §6: the first port that clients take
+
+// defaults fills what a packet must have: a port to go to, a port to come from, the type of an echo request.
+func (l *FlowSpec) defaults(f *Flow) error {
+	icmp := f.Proto == ProtoICMP || f.Proto == ProtoICMPv6
+	switch {
+	case HasPorts(f.Proto) && f.DstPort == 0:
+		return fmt.Errorf("port: %s needs a destination port from 1 to 65535", ProtoName(f.Proto))
+	case !HasPorts(f.Proto) && (f.DstPort != 0 || f.SrcPort != 0):
+		return fmt.Errorf("port: protocol %s has no ports", ProtoName(f.Proto))
+	case !icmp && (l.ICMPType != nil || l.ICMPCode != 0):
+		return fmt.Errorf("icmpType: protocol %s is not ICMP", ProtoName(f.Proto))
+	case HasPorts(f.Proto) && f.SrcPort == 0:
+		f.SrcPort = ephemeralPort
+	case icmp && l.ICMPType != nil:
+		f.ICMPType = *l.ICMPType
+	case f.Proto == ProtoICMP:
+		f.ICMPType = 8
+	case f.Proto == ProtoICMPv6:
+		f.ICMPType = 128
+	}
+	return nil
+}
+
+// protocolNumber reads a name in any case, or a number; none at all is TCP. ICMP between IPv6 addresses is ICMPv6.
+func protocolNumber(text string, v6 bool) (uint8, error) {
+	if text == "" {
+		return ProtoTCP, nil
+	}
+	if strings.EqualFold(text, "ICMP") && v6 {
+		return ProtoICMPv6, nil
+	}
+	for n := range 256 {
+		if strings.EqualFold(ProtoName(uint8(n)), text) && n > 0 {
+			return uint8(n), nil
+		}
+	}
+	if n, err := strconv.Atoi(text); err == nil && n > 0 && n < 256 {
+		return uint8(n), nil
+	}
+	return 0, fmt.Errorf("protocol: %q is none of TCP, UDP, SCTP, UDPLite, ICMP and ICMPv6, and no number from 1 to 255", text)
+}
