@@ -1,0 +1,205 @@
+package lab
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Cluster is what the lab builds.
+type Cluster struct {
+	Nodes     []Node
+	Workloads []Workload
+	Outside   []netip.Addr // of nobody in the cluster
+}
+
+// Node is a host with its uplinks; the first is where packets for elsewhere go.
+type Node struct {
+	Name    string
+	Uplinks []Uplink
+}
+
+// Uplink is an interface that leads out of a node, and the addresses on it.
+type Uplink struct {
+	Iface string
+	Addrs []netip.Addr
+}
+
+// Workload is a pod or a workload endpoint.
+type Workload struct {
+	Name  string // namespace/name
+	Node  string
+	Iface string // the node's end of its link; "" for Calico's name of it
+	Addrs []netip.Addr
+}
+
+// Lab is a Cluster that has been built: a fabric to which the nodes and the outside are linked, and on each node its
+// workloads.
+type Lab struct {
+	fabric, outside *namespace
+	nodes           map[string]*namespace
+	owner           map[netip.Addr]*namespace // who has an address
+	all             []*namespace
+	agents          []*agent
+}
+
+// Build makes the namespaces, links, addresses and routes.
+func Build(c Cluster) (l *Lab, err error) {
+	l = &Lab{nodes: map[string]*namespace{}, owner: map[netip.Addr]*namespace{}}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if l.fabric, err = l.namespace("fabric"); err != nil {
+		return nil, err
+	}
+	for i, n := range c.Nodes {
+		if err := l.node(i, n); err != nil {
+			return nil, err
+		}
+	}
+	behind := map[string]int{}
+	for i, n := range c.Nodes {
+		behind[n.Name] = i
+	}
+	for _, w := range c.Workloads {
+		i, ok := behind[w.Node]
+		if !ok {
+			return nil, fmt.Errorf("workload %s is on node %s, which is none of the lab's", w.Name, w.Node)
+		}
+		if err := l.workload(i, w); err != nil {
+			return nil, err
+		}
+	}
+	return l, l.outsiders(c.Outside)
+}
+
+func (l *Lab) namespace(name string) (*namespace, error) {
+	n, err := newNamespace(name)
+	if n != nil {
+		l.all = append(l.all, n)
+	}
+	return n, err
+}
+
+// node links each of a node's uplinks to the fabric. Packets from the addresses of a second uplink leave by it.
+func (l *Lab) node(i int, n Node) error {
+	ns, err := l.namespace("node " + n.Name)
+	if err != nil {
+		return err
+	}
+	l.nodes[n.Name] = ns
+	for j, u := range n.Uplinks {
+		port := fabricPort(i, j)
+		if err := join(l.fabric, port, ns, u.Iface); err != nil {
+			return err
+		}
+		if err := ns.own(u.Iface, u.Addrs); err != nil {
+			return err
+		}
+		table := 0
+		if j > 0 {
+			table = 100 + j
+		}
+		if err := ns.uplink(u.Iface, table); err != nil {
+			return err
+		}
+		for _, a := range u.Addrs {
+			l.owner[a] = ns
+			if err := l.fabric.toFar(port, a); err != nil {
+				return err
+			}
+			if j > 0 {
+				if err := ns.from(a, table); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func fabricPort(node, uplink int) string { return fmt.Sprintf("n%d-%d", node, uplink) }
+
+func (l *Lab) workload(node int, w Workload) error {
+	ns, err := l.namespace("workload " + w.Name)
+	if err != nil {
+		return err
+	}
+	iface := w.Iface
+	if iface == "" {
+		iface = ifaceOf(w.Name)
+	}
+	host := l.nodes[w.Node]
+	if err := join(host, iface, ns, "eth0"); err != nil {
+		return err
+	}
+	if err := ns.own("eth0", w.Addrs); err != nil {
+		return err
+	}
+	if err := ns.uplink("eth0", 0); err != nil {
+		return err
+	}
+	for _, a := range w.Addrs {
+		l.owner[a] = ns
+		if err := host.toFar(iface, a); err != nil {
+			return err
+		}
+		if err := l.fabric.toFar(fabricPort(node, 0), a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ifaceOf is the name that Calico's CNI plugin gives to the host's end of a pod's link.
+func ifaceOf(workload string) string {
+	sum := sha1.Sum([]byte(strings.Replace(workload, "/", ".", 1)))
+	return "cali" + hex.EncodeToString(sum[:])[:11]
+}
+
+func (l *Lab) outsiders(addrs []netip.Addr) (err error) {
+	if l.outside, err = l.namespace("outside"); err != nil {
+		return err
+	}
+	if err := join(l.fabric, "outside", l.outside, "eth0"); err != nil {
+		return err
+	}
+	if err := l.outside.own("eth0", addrs); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		l.owner[a] = l.outside
+		if err := l.fabric.toFar("outside", a); err != nil {
+			return err
+		}
+	}
+	return l.outside.uplink("eth0", 0)
+}
+
+// Nodes are the names of the nodes, sorted.
+func (l *Lab) Nodes() (names []string) {
+	for n := range l.nodes {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Close ends the agents and lets go of the namespaces.
+func (l *Lab) Close() error {
+	var errs []error
+	for _, a := range l.agents {
+		errs = append(errs, a.stop())
+	}
+	for _, n := range l.all {
+		n.close()
+	}
+	l.agents, l.all = nil, nil
+	return errors.Join(errs...)
+}
