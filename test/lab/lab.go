@@ -48,19 +48,21 @@ type Lab struct {
 }
 
 // Build makes the namespaces, links, addresses and routes.
-func Build(c Cluster) (l *Lab, err error) {
-	l = &Lab{nodes: map[string]*namespace{}, owner: map[netip.Addr]*namespace{}}
-	defer func() {
-		if err != nil {
-			l.Close()
-		}
-	}()
+func Build(c Cluster) (*Lab, error) {
+	l := &Lab{nodes: map[string]*namespace{}, owner: map[netip.Addr]*namespace{}}
+	if err := l.build(c); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Lab) build(c Cluster) (err error) {
 	if l.fabric, err = l.namespace("fabric"); err != nil {
-		return nil, err
+		return err
 	}
 	for i, n := range c.Nodes {
 		if err := l.node(i, n); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	behind := map[string]int{}
@@ -70,13 +72,13 @@ func Build(c Cluster) (l *Lab, err error) {
 	for _, w := range c.Workloads {
 		i, ok := behind[w.Node]
 		if !ok {
-			return nil, fmt.Errorf("workload %s is on node %s, which is none of the lab's", w.Name, w.Node)
+			return fmt.Errorf("workload %s is on node %s, which is none of the lab's", w.Name, w.Node)
 		}
 		if err := l.workload(i, w); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return l, l.outsiders(c.Outside)
+	return l.outsiders(c.Outside)
 }
 
 func (l *Lab) namespace(name string) (*namespace, error) {
@@ -96,7 +98,7 @@ func (l *Lab) node(i int, n Node) error {
 	l.nodes[n.Name] = ns
 	for j, u := range n.Uplinks {
 		port := fabricPort(i, j)
-		if err := join(l.fabric, port, ns, u.Iface); err != nil {
+		if err := fabricLinks.join(l.fabric, port, ns, u.Iface); err != nil {
 			return err
 		}
 		if err := ns.own(u.Iface, u.Addrs); err != nil {
@@ -106,12 +108,12 @@ func (l *Lab) node(i int, n Node) error {
 		if j > 0 {
 			table = 100 + j
 		}
-		if err := ns.uplink(u.Iface, table); err != nil {
+		if err := fabricLinks.uplink(ns, u.Iface, table); err != nil {
 			return err
 		}
 		for _, a := range u.Addrs {
 			l.owner[a] = ns
-			if err := l.fabric.toFar(port, a); err != nil {
+			if err := fabricLinks.toFar(l.fabric, port, a); err != nil {
 				return err
 			}
 			if j > 0 {
@@ -136,21 +138,21 @@ func (l *Lab) workload(node int, w Workload) error {
 		iface = ifaceOf(w.Name)
 	}
 	host := l.nodes[w.Node]
-	if err := join(host, iface, ns, "eth0"); err != nil {
+	if err := workloadLinks.join(host, iface, ns, "eth0"); err != nil {
 		return err
 	}
 	if err := ns.own("eth0", w.Addrs); err != nil {
 		return err
 	}
-	if err := ns.uplink("eth0", 0); err != nil {
+	if err := workloadLinks.uplink(ns, "eth0", 0); err != nil {
 		return err
 	}
 	for _, a := range w.Addrs {
 		l.owner[a] = ns
-		if err := host.toFar(iface, a); err != nil {
+		if err := workloadLinks.toFar(host, iface, a); err != nil {
 			return err
 		}
-		if err := l.fabric.toFar(fabricPort(node, 0), a); err != nil {
+		if err := fabricLinks.toFar(l.fabric, fabricPort(node, 0), a); err != nil {
 			return err
 		}
 	}
@@ -167,7 +169,7 @@ func (l *Lab) outsiders(addrs []netip.Addr) (err error) {
 	if l.outside, err = l.namespace("outside"); err != nil {
 		return err
 	}
-	if err := join(l.fabric, "outside", l.outside, "eth0"); err != nil {
+	if err := fabricLinks.join(l.fabric, "outside", l.outside, "eth0"); err != nil {
 		return err
 	}
 	if err := l.outside.own("eth0", addrs); err != nil {
@@ -175,11 +177,11 @@ func (l *Lab) outsiders(addrs []netip.Addr) (err error) {
 	}
 	for _, a := range addrs {
 		l.owner[a] = l.outside
-		if err := l.fabric.toFar("outside", a); err != nil {
+		if err := fabricLinks.toFar(l.fabric, "outside", a); err != nil {
 			return err
 		}
 	}
-	return l.outside.uplink("eth0", 0)
+	return fabricLinks.uplink(l.outside, "eth0", 0)
 }
 
 // Nodes are the names of the nodes, sorted.

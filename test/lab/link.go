@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // sysctl writes one setting, "ipv4/ip_forward=1", of the namespace of the calling thread.
@@ -19,14 +21,20 @@ func sysctl(setting string) error {
 	return nil
 }
 
-// Every link has the same two ends: .1 nearer to the fabric, .2 farther from it. They are known on that link alone.
-var (
-	near4, far4 = netip.MustParseAddr("169.254.255.1"), netip.MustParseAddr("169.254.255.2")
-	near6, far6 = netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2")
-)
+// ends are the addresses of the two ends of a link, that nearer to the fabric and that farther from it. They are known on that
+// link alone, so all links of a layer have the same.
+type ends struct{ near4, far4, near6, far6 netip.Addr }
+
+func linkLocal(n int) ends {
+	v4 := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 255, byte(i)}) }
+	v6 := func(i int) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(i)}) }
+	return ends{v4(n), v4(n + 1), v6(n), v6(n + 1)}
+}
+
+var fabricLinks, workloadLinks = linkLocal(1), linkLocal(3)
 
 // join makes a link: nearName in near, farName in far.
-func join(near *namespace, nearName string, far *namespace, farName string) error {
+func (e ends) join(near *namespace, nearName string, far *namespace, farName string) error {
 	fail := func(err error) error { return fmt.Errorf("linking %s to %s: %w", near.name, far.name, err) }
 	a := netlink.NewLinkAttrs()
 	a.Name, a.Namespace = nearName, netlink.NsFd(int(near.fd))
@@ -38,7 +46,7 @@ func join(near *namespace, nearName string, far *namespace, farName string) erro
 		n      *namespace
 		name   string
 		v4, v6 netip.Addr
-	}{{near, nearName, near4, near6}, {far, farName, far4, far6}} {
+	}{{near, nearName, e.near4, e.near6}, {far, farName, e.far4, e.far6}} {
 		link, err := end.n.link.LinkByName(end.name)
 		if err != nil {
 			return fail(err)
@@ -115,33 +123,37 @@ func (n *namespace) route(iface string, to netip.Prefix, via netip.Addr, table i
 }
 
 // uplink sends everything over a link to its near end.
-func (n *namespace) uplink(iface string, table int) error {
-	if err := n.route(iface, netip.MustParsePrefix("0.0.0.0/0"), near4, table); err != nil {
+func (e ends) uplink(n *namespace, iface string, table int) error {
+	if err := n.route(iface, netip.MustParsePrefix("0.0.0.0/0"), e.near4, table); err != nil {
 		return err
 	}
-	return n.route(iface, netip.MustParsePrefix("::/0"), near6, table)
+	return n.route(iface, netip.MustParsePrefix("::/0"), e.near6, table)
 }
 
 // toFar gives the route to an address that is behind the far end of a link.
-func (n *namespace) toFar(iface string, a netip.Addr) error {
-	via := far4
+func (e ends) toFar(n *namespace, iface string, a netip.Addr) error {
+	via := e.far4
 	if a.Is6() {
-		via = far6
+		via = e.far6
 	}
 	return n.route(iface, netip.PrefixFrom(a, a.BitLen()), via, 0)
 }
 
-// from makes packets with a source address take a table of their own.
+// from makes packets with a source address that the main table has only its default route for take a table of their own.
 func (n *namespace) from(a netip.Addr, table int) error {
-	rule := netlink.NewRule()
-	rule.Src = ipNet(netip.PrefixFrom(a, a.BitLen()))
-	rule.Table = table
-	rule.Family = netlink.FAMILY_V4
+	family := netlink.FAMILY_V4
 	if a.Is6() {
-		rule.Family = netlink.FAMILY_V6
+		family = netlink.FAMILY_V6
 	}
-	if err := n.link.RuleAdd(rule); err != nil {
-		return fmt.Errorf("rule for packets from %s in %s: %w", a, n.name, err)
+	main, own := netlink.NewRule(), netlink.NewRule()
+	main.Family, main.Priority, main.Table, main.SuppressPrefixlen = family, 100, mainTable, 0
+	own.Family, own.Priority, own.Table, own.Src = family, 200, table, ipNet(netip.PrefixFrom(a, a.BitLen()))
+	for _, rule := range []*netlink.Rule{main, own} {
+		if err := n.link.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("rule for packets from %s in %s: %w", a, n.name, err)
+		}
 	}
 	return nil
 }
+
+const mainTable = 254

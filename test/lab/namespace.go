@@ -6,6 +6,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -103,7 +104,7 @@ func (n *namespace) do(f func() error) error {
 }
 
 // settings of every namespace: it forwards, answers for what is routed to it however that comes, and does not probe whether
-// its addresses are taken. ping_group_range is of no use here: all ICMP is sent by raw sockets.
+// its addresses are taken.
 func (n *namespace) settings() error {
 	for _, s := range []string{"ipv4/ip_forward=1", "ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
 		"ipv4/conf/all/send_redirects=0", "ipv4/conf/default/send_redirects=0",
@@ -112,6 +113,10 @@ func (n *namespace) settings() error {
 		if err := sysctl(s); err != nil {
 			return fmt.Errorf("namespace %s: %w", n.name, err)
 		}
+	}
+	// Linux checks a UDP-Lite packet's checksum with UDP's protocol number, and so takes every good one for invalid.
+	if err := sysctl("netfilter/nf_conntrack_checksum=0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("namespace %s: %w", n.name, err)
 	}
 	lo, err := n.link.LinkByName("lo")
 	if err != nil {

@@ -9,7 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
@@ -254,16 +257,26 @@ func (s *sending) one(ctx context.Context, i int, f policy.Flow) (Observation, e
 
 func dial(f policy.Flow) (net.Conn, error) {
 	if f.Proto == policy.ProtoUDP {
-		return net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Dst, f.DstPort)))
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), Control: shareAddress}
+		return d.Dial("udp", netip.AddrPortFrom(f.Dst, f.DstPort).String())
 	}
 	return net.DialIP(rawNetwork(f.Src, f.Proto), &net.IPAddr{IP: f.Src.AsSlice()}, &net.IPAddr{IP: f.Dst.AsSlice()})
+}
+
+// shareAddress lets several flows have one source port at a time.
+func shareAddress(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 // connect makes a TCP connection, and resets it so that its ports are free again at once.
 func (s *sending) connect(ctx context.Context, ns *namespace, f policy.Flow) (Observation, error) {
 	ctx, stop := context.WithTimeout(ctx, s.wait)
 	defer stop()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), FallbackDelay: -1}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), FallbackDelay: -1, Control: shareAddress}
 	var c net.Conn
 	err := ns.do(func() (err error) {
 		c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(f.Dst, f.DstPort).String())
