@@ -96,10 +96,14 @@ func (t *tracer) fromWorkload(src *Endpoint, dstHost string) {
 		return
 	}
 	t.judge(src, Egress)
-	if own && t.out.Verdict == Allow && t.plan.EndpointToHost != Pass {
-		a := t.plan.EndpointToHost
-		t.settle(&Judgement{Verdict: a, Endpoint: src.Ref, Rule: -1,
-			Why: fmt.Sprintf("a workload's traffic to its own host: defaultEndpointToHostAction is %s", toHostNames[a])}, Egress)
+	if !own || t.out.Verdict == Deny {
+		return
+	}
+	why := "a workload's traffic to its own host: defaultEndpointToHostAction is " + toHostNames[t.plan.EndpointToHost]
+	if t.plan.EndpointToHost == Deny {
+		t.settle(&Judgement{Verdict: Deny, Endpoint: src.Ref, Rule: -1, Why: why}, Egress)
+	} else {
+		t.note(src.Ref, Egress, Allow, why)
 	}
 }
 

@@ -1,0 +1,204 @@
+// Package scenario reads the corpus of test/scenarios, and makes random clusters. A scenario is one txtar file that a person
+// wrote: what is in the cluster, and what must become of each flow and why. Its verdicts come from the contract, never from
+// running the code.
+package scenario
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/tools/txtar"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+// Scenario is one file.
+//
+//	what it shows, and the source of its verdicts
+//	-- cluster --        who is there, a line each, see cluster.go
+//	-- objects.yaml --   policies and what else has no short form, as users write them
+//	-- options --        defaultEndpointToHostAction: Accept
+//	-- flows --          FROM > TO PROTOCOL [PORT] [from PORT] [type N] [code N] : VERDICT [DIRECTION TIER POLICY RULE]
+//	-- table.NODE --     optional: the node's table; rewritten by -update
+type Scenario struct {
+	Name, Comment string
+	Objects       []client.Object
+	Options       policy.Options
+	Flows         []Flow
+	Tables        map[string]string
+
+	path    string
+	archive *txtar.Archive
+}
+
+// Flow is a line of flows.
+type Flow struct {
+	Line    int
+	Text    string
+	Spec    policy.FlowSpec
+	Verdict policy.Action
+	By      []string // DIRECTION TIER POLICY RULE of what decided, "-" where there is none; nil when the scenario does not say
+}
+
+// Load reads every scenario of a folder.
+func Load(dir string) ([]Scenario, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		return nil, err
+	}
+	var out []Scenario
+	for _, path := range paths {
+		s, err := load(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		out = append(out, *s)
+	}
+	return out, nil
+}
+
+func load(path string) (*Scenario, error) {
+	archive, err := txtar.ParseFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Scenario{Name: strings.TrimSuffix(filepath.Base(path), ".txtar"), Comment: string(archive.Comment),
+		Tables: map[string]string{}, path: path, archive: archive}
+	for _, f := range archive.Files {
+		if err := s.section(f.Name, string(f.Data)); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name, err)
+		}
+	}
+	if s.Comment == "" || len(s.Objects) == 0 || len(s.Flows) == 0 {
+		return nil, fmt.Errorf("a scenario has a comment, objects and flows")
+	}
+	return s, nil
+}
+
+func (s *Scenario) section(name, text string) error {
+	switch node, isTable := strings.CutPrefix(name, "table."); {
+	case isTable:
+		s.Tables[node] = text
+		return nil
+	case name == "cluster":
+		objs, err := cluster(text)
+		s.Objects = append(s.Objects, objs...)
+		return err
+	case name == "objects.yaml":
+		return s.objects(text)
+	case name == "options":
+		return s.options(text)
+	case name == "flows":
+		return s.flows(text)
+	}
+	return fmt.Errorf("no such section")
+}
+
+func (s *Scenario) objects(text string) error {
+	for _, d := range store.Read([]string{"-"}, store.ReadOptions{Stdin: strings.NewReader(text)}) {
+		for _, e := range d.Errors {
+			return fmt.Errorf("line %d: %s %s: %s", e.Line, d.Name, e.Field, e.Message)
+		}
+		s.Objects = append(s.Objects, d.Object)
+	}
+	return nil
+}
+
+func (s *Scenario) options(text string) error {
+	key, value, _ := strings.Cut(strings.TrimSpace(text), ": ")
+	action, ok := map[string]policy.Action{"Drop": policy.Deny, "Accept": policy.Allow, "Return": policy.Pass}[value]
+	if key != "defaultEndpointToHostAction" || !ok {
+		return fmt.Errorf("unknown option %q", text)
+	}
+	s.Options.EndpointToHost = action
+	return nil
+}
+
+func (s *Scenario) flows(text string) error {
+	for i, line := range strings.Split(text, "\n") {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		f, err := parseFlow(line)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", i+1, err)
+		}
+		f.Line = i + 1
+		s.Flows = append(s.Flows, f)
+	}
+	return nil
+}
+
+var verdicts = map[string]policy.Action{"Allow": policy.Allow, "Deny": policy.Deny}
+
+func parseFlow(line string) (f Flow, err error) {
+	f.Text = line
+	packet, expected, _ := strings.Cut(line, " : ")
+	words, wants := strings.Fields(packet), strings.Fields(expected)
+	if len(words) < 4 || words[1] != ">" || len(wants) != 1 && len(wants) != 5 {
+		return f, fmt.Errorf("%q is not FROM > TO PROTOCOL … : VERDICT [DIRECTION TIER POLICY RULE]", line)
+	}
+	var ok bool
+	if f.Verdict, ok = verdicts[wants[0]]; !ok {
+		return f, fmt.Errorf("verdict %q is neither Allow nor Deny", wants[0])
+	}
+	f.By = wants[1:]
+	f.Spec = policy.FlowSpec{From: words[0], To: words[2], Protocol: policy.ProtocolText(words[3])}
+	return f, f.numbers(words[4:])
+}
+
+func (f *Flow) numbers(words []string) error {
+	for len(words) > 0 {
+		name := "port"
+		if slices.Contains([]string{"from", "type", "code"}, words[0]) {
+			name, words = words[0], words[1:]
+		}
+		if len(words) == 0 {
+			return fmt.Errorf("%s needs a number", name)
+		}
+		n, err := strconv.ParseUint(words[0], 10, 16)
+		if err != nil {
+			return fmt.Errorf("%s %q is no number", name, words[0])
+		}
+		words = words[1:]
+		switch name {
+		case "port":
+			f.Spec.Port = uint16(n)
+		case "from":
+			f.Spec.SrcPort = uint16(n)
+		case "type":
+			icmpType := uint8(n)
+			f.Spec.ICMPType = &icmpType
+		case "code":
+			f.Spec.ICMPCode = uint8(n)
+		}
+	}
+	return nil
+}
+
+// Index takes in the scenario's objects, for one node or for all.
+func (s *Scenario) Index(node string) (*policy.Index, error) {
+	x := policy.NewIndex(node, s.Options)
+	for _, o := range s.Objects {
+		if err := x.Set(o); err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
+}
+
+// Update rewrites the file's tables.
+func (s *Scenario) Update(tables map[string]string) error {
+	for i, f := range s.archive.Files {
+		if node, ok := strings.CutPrefix(f.Name, "table."); ok {
+			s.archive.Files[i].Data = []byte(tables[node])
+		}
+	}
+	return os.WriteFile(s.path, txtar.Format(s.archive), 0o644)
+}
