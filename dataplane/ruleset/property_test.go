@@ -1,0 +1,227 @@
+package ruleset_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tierwall/tierwall/dataplane/policy"
+	"github.com/tierwall/tierwall/dataplane/ruleset"
+	"github.com/tierwall/tierwall/test/scenario"
+)
+
+func indexOf(node string, o policy.Options, objs []client.Object) *policy.Index {
+	x := policy.NewIndex(node, o)
+	for _, obj := range objs {
+		_ = x.Set(obj) // what is not enforced as written is so in the plan and in the table alike
+	}
+	return x
+}
+
+func anyOptions(t *rapid.T) policy.Options {
+	return policy.Options{EndpointToHost: rapid.SampledFrom([]policy.Action{policy.Deny, policy.Allow, policy.Pass}).Draw(t, "to host")}
+}
+
+// Two minds: Trace and the interpreted tables say the same of any flow in any cluster.
+func TestTwoMinds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		objs, o := scenario.Cluster(t), anyOptions(t)
+		whole := indexOf("", o, objs).Plan()
+		nodes := map[string]*interpreter{}
+		for _, n := range nodesOf(whole) {
+			nodes[n] = newInterpreter(ruleset.Compile(indexOf(n, o, objs).Plan(), ruleset.Options{}))
+		}
+		for range 20 {
+			f := scenario.AnyFlow(t, whole)
+			trace := whole.Trace(f)
+			if got := send(whole, nodes, f); got != trace.Verdict {
+				t.Fatalf("%+v: the tables say %s, Trace says %s: %+v\n%s", f, got, trace.Verdict, trace.Steps, whole)
+			}
+		}
+	})
+}
+
+// Equal plans give equal tables, whatever the order in which the objects came.
+func TestCompileIsDeterministic(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		objs := scenario.Cluster(t)
+		one := ruleset.Compile(indexOf("n1", policy.Options{}, objs).Plan(), ruleset.Options{})
+		slices.Reverse(objs)
+		two := ruleset.Compile(indexOf("n1", policy.Options{}, objs).Plan(), ruleset.Options{})
+		if diff := cmp.Diff(one.String(), two.String()); diff != "" {
+			t.Fatal(diff)
+		}
+		if changes := ruleset.Diff(one, two); len(changes) > 0 {
+			t.Fatalf("equal tables differ: %v", changes)
+		}
+	})
+}
+
+// The changes that Diff gives, made one after the other, make one table of the other, and none of them names what is not there.
+func TestDiffLeadsThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		have := ruleset.Compile(indexOf("n1", policy.Options{}, scenario.Cluster(t)).Plan(), ruleset.Options{})
+		want := ruleset.Compile(indexOf("n1", anyOptions(t), scenario.Cluster(t)).Plan(), ruleset.Options{})
+		m := newMachine(t, have)
+		for _, c := range ruleset.Diff(have, want) {
+			m.make(c)
+		}
+		if diff := cmp.Diff(want.String(), m.table(want.Name).String()); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+// machine holds a table as the kernel does, and refuses what the kernel refuses.
+type machine struct {
+	*rapid.T
+	sets   map[string]*ruleset.Set
+	maps   map[string]*ruleset.Map
+	chains map[string]*ruleset.Chain
+}
+
+func newMachine(t *rapid.T, have *ruleset.Table) *machine {
+	m := &machine{t, map[string]*ruleset.Set{}, map[string]*ruleset.Map{}, map[string]*ruleset.Chain{}}
+	for _, s := range have.Sets {
+		s.Elems = slices.Clone(s.Elems)
+		m.sets[s.Name] = &s
+	}
+	for _, x := range have.Maps {
+		x.Entries = slices.Clone(x.Entries)
+		m.maps[x.Name] = &x
+	}
+	for _, c := range have.Chains {
+		m.chains[c.Name] = &c
+	}
+	return m
+}
+
+func (m *machine) make(c ruleset.Change) {
+	switch {
+	case c.Set != nil:
+		m.set(c)
+	case c.Map != nil:
+		m.vmap(c)
+	default:
+		m.chain(c)
+	}
+}
+
+func (m *machine) set(c ruleset.Change) {
+	have := m.sets[c.Set.Name]
+	switch {
+	case c.Op == ruleset.Add && !c.Within:
+		if have != nil {
+			m.Fatalf("%s: it is there", c)
+		}
+		s := *c.Set
+		s.Elems = slices.Clone(s.Elems)
+		m.sets[s.Name] = &s
+	case have == nil:
+		m.Fatalf("%s: it is not there", c)
+	case c.Op == ruleset.Delete && !c.Within:
+		m.unnamed(c.Set.Name)
+		delete(m.sets, c.Set.Name)
+	case c.Op == ruleset.Add:
+		have.Elems = append(have.Elems, c.Set.Elems...)
+	default:
+		for _, e := range c.Set.Elems {
+			i := slices.Index(have.Elems, e)
+			if i < 0 {
+				m.Fatalf("%s: element %v is not there", c, e)
+			}
+			have.Elems = slices.Delete(have.Elems, i, i+1)
+		}
+	}
+}
+
+func (m *machine) vmap(c ruleset.Change) {
+	have := m.maps[c.Map.Name]
+	switch {
+	case c.Op == ruleset.Add && !c.Within:
+		if have != nil {
+			m.Fatalf("%s: it is there", c)
+		}
+		x := *c.Map
+		x.Entries = slices.Clone(x.Entries)
+		m.maps[x.Name] = &x
+	case have == nil:
+		m.Fatalf("%s: it is not there", c)
+	case c.Op == ruleset.Delete && !c.Within:
+		m.unnamed(c.Map.Name)
+		delete(m.maps, c.Map.Name)
+	case c.Op == ruleset.Add:
+		have.Entries = append(have.Entries, c.Map.Entries...)
+	default:
+		for _, e := range c.Map.Entries {
+			i := slices.Index(have.Entries, e)
+			if i < 0 {
+				m.Fatalf("%s: entry %v is not there", c, e)
+			}
+			have.Entries = slices.Delete(have.Entries, i, i+1)
+		}
+	}
+	for _, x := range m.maps {
+		for _, e := range x.Entries {
+			m.hasChain(c, e.Verdict)
+		}
+	}
+}
+
+func (m *machine) chain(c ruleset.Change) {
+	have := m.chains[c.Chain.Name]
+	switch c.Op {
+	case ruleset.Add:
+		if have != nil {
+			m.Fatalf("%s: it is there", c)
+		}
+		chain := *c.Chain
+		m.chains[chain.Name] = &chain
+	case ruleset.Replace:
+		have.Rules = c.Chain.Rules
+		for _, r := range have.Rules {
+			m.hasChain(c, r.Verdict)
+		}
+	default:
+		delete(m.chains, c.Chain.Name)
+	}
+}
+
+func (m *machine) hasChain(c ruleset.Change, v ruleset.Verdict) {
+	if v.Chain != "" && m.chains[v.Chain] == nil {
+		m.Fatalf("%s: chain %s is not there", c, v.Chain)
+	}
+}
+
+// unnamed makes sure that no rule names a set or a map.
+func (m *machine) unnamed(name string) {
+	for _, c := range m.chains {
+		for _, r := range c.Rules {
+			if r.VMap != nil && r.VMap.Map == name || slices.ContainsFunc(r.Matches, func(x ruleset.Match) bool { return x.Set == name }) {
+				m.Fatalf("%s goes, and chain %s names it", name, c.Name)
+			}
+		}
+	}
+}
+
+func (m *machine) table(name string) *ruleset.Table {
+	t := &ruleset.Table{Name: name}
+	for _, k := range slices.Sorted(maps.Keys(m.sets)) {
+		s := *m.sets[k]
+		slices.SortFunc(s.Elems, ruleset.Elem.Compare)
+		t.Sets = append(t.Sets, s)
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.maps)) {
+		x := *m.maps[k]
+		slices.SortFunc(x.Entries, func(a, b ruleset.Entry) int { return a.Key.Compare(b.Key) })
+		t.Maps = append(t.Maps, x)
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.chains)) {
+		t.Chains = append(t.Chains, *m.chains[k])
+	}
+	return t
+}

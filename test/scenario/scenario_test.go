@@ -1,0 +1,103 @@
+package scenario
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+// Random clusters are of objects that admission accepts: what is found with them is found with what users can write.
+func TestRandomClustersAreAdmitted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seen := map[v3.Ref]bool{}
+		for _, o := range Cluster(t) {
+			ref := v3.RefOf(o.(v3.Object))
+			if seen[ref] {
+				t.Fatalf("two objects are %s", ref)
+			}
+			seen[ref] = true
+			m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, errs := store.Admit(&unstructured.Unstructured{Object: m}, nil); len(errs) > 0 {
+				t.Fatalf("%s: %v", ref, errs)
+			}
+		}
+	})
+}
+
+// The corpus has every kind that policy looks at, every action, and every criterion of
+// a rule.
+func TestEverythingHasACase(t *testing.T) {
+	seen := map[string]int{}
+	count := func(objs []client.Object) {
+		for _, o := range objs {
+			seen["kind "+v3.RefOf(o.(v3.Object)).Kind]++
+		}
+		x := policy.NewIndex("", policy.Options{})
+		for _, o := range objs {
+			if err := x.Set(o); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, p := range x.Plan().Policies {
+			for _, rules := range [][]policy.Rule{p.Ingress, p.Egress} {
+				for i := range rules {
+					criteria(&rules[i], seen)
+				}
+			}
+		}
+	}
+	all, err := Load("../scenarios")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		count(s.Objects)
+	}
+	for _, what := range wanted() {
+		if seen[what] == 0 {
+			t.Errorf("the corpus has no %s", what)
+		}
+	}
+}
+
+func wanted() (out []string) {
+	for _, k := range store.Kinds() {
+		// A Service is known by its slices; a ClusterNetworkPolicy is not enforced yet.
+		if k.Kind != "Service" && k.Kind != v3.KindKubernetesClusterNetworkPolicy {
+			out = append(out, "kind "+k.Kind)
+		}
+	}
+	for _, a := range []policy.Action{policy.Allow, policy.Deny, policy.Pass, policy.Log} {
+		out = append(out, "action "+a.String())
+	}
+	return append(out, "protocol", "not protocol", "icmp", "not icmp", "one family", "nets", "not nets", "sets", "not sets", "ports",
+		"named ports", "not ports", "not named ports")
+}
+
+func criteria(r *policy.Rule, seen map[string]int) {
+	seen["action "+r.Action.String()]++
+	for what, is := range map[string]bool{
+		"protocol": r.Proto != 0, "not protocol": r.NotProto != 0, "icmp": r.ICMP != nil, "not icmp": r.NotICMP != nil,
+		"one family": r.Families != policy.AnyFamily,
+	} {
+		if is {
+			seen[what]++
+		}
+	}
+	for _, s := range []policy.Side{r.Src, r.Dst} {
+		for what, n := range map[string]int{"nets": len(s.Nets), "not nets": len(s.NotNets), "sets": len(s.Sets), "not sets": len(s.NotSets),
+			"ports": len(s.Ports), "named ports": len(s.PortSets), "not ports": len(s.NotPorts), "not named ports": len(s.NotPortSets)} {
+			seen[what] += n
+		}
+	}
+}
