@@ -190,6 +190,9 @@ func (c *Conn) Counters() (map[ruleset.RuleID]Count, error) {
 	}
 	out := map[ruleset.RuleID]Count{}
 	err = c.eachRule(t, func(_ *nftables.Chain, r *nftables.Rule) {
+		if r == nil {
+			return
+		}
 		if n, ok := counted(r); ok {
 			id := commentOf(r)
 			sum := out[id]

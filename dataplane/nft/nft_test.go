@@ -1,0 +1,472 @@
+package nft_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tierwall/tierwall/dataplane/nft"
+	"github.com/tierwall/tierwall/dataplane/policy"
+	"github.com/tierwall/tierwall/dataplane/ruleset"
+	"github.com/tierwall/tierwall/test/lab"
+	"github.com/tierwall/tierwall/test/scenario"
+)
+
+var noNamespaces error
+
+func TestMain(m *testing.M) {
+	noNamespaces = lab.Enter()
+	os.Exit(m.Run())
+}
+
+// inNamespace runs f on a thread with a network namespace of its own, which is gone afterwards.
+func inNamespace(t *testing.T, f func()) {
+	t.Helper()
+	switch {
+	case noNamespaces == nil:
+	case errors.Is(noNamespaces, lab.ErrNoNamespaces) && os.Getenv("CI") != "true":
+		t.Skipf("left out, for the kernel cannot be used here: %v", noNamespaces)
+	default:
+		t.Fatal(noNamespaces)
+	}
+	done := make(chan any, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
+		defer func() { done <- recover() }()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			panic(err)
+		}
+		f()
+	}()
+	if p := <-done; p != nil {
+		t.Fatal(p)
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func open() *nft.Conn {
+	c, err := nft.Open(ruleset.DefaultTable)
+	must(err)
+	return c
+}
+
+// shell runs the nft program, which tests alone use, as a judge.
+func shell(input string, args ...string) string {
+	cmd := exec.Command("nft", args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		panic(fmt.Sprintf("nft %v: %v: %s", args, err, out))
+	}
+	return string(out)
+}
+
+// listed is what the nft program lists of our table, without what only tells who owns it.
+func listed() string {
+	return ownerLines.ReplaceAllString(shell("", "-s", "list", "table", "inet", ruleset.DefaultTable), "")
+}
+
+var ownerLines = regexp.MustCompile(`( # progname \S+|\n\tflags [^\n]*\n)`)
+
+func tableOf(node string, objs []client.Object) *ruleset.Table {
+	x := policy.NewIndex(node, policy.Options{})
+	for _, o := range objs {
+		_ = x.Set(o)
+	}
+	return ruleset.Compile(x.Plan(), ruleset.Options{})
+}
+
+// Every table of the corpus: what netlink makes is listed as what `nft -f` makes of the text, reads back as what was meant,
+// and applies a second time without a change.
+func TestTextAndNetlinkAreOne(t *testing.T) {
+	all, err := scenario.Load("../../test/scenarios")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := 0
+	for _, s := range all {
+		for _, node := range []string{"n1", "n2", "bare"} {
+			want := tableOf(node, s.Objects)
+			tables++
+			var text, netlink string
+			inNamespace(t, func() {
+				shell(want.String(), "-f", "-")
+				text = listed()
+			})
+			inNamespace(t, func() {
+				c := open()
+				defer c.Close()
+				_, err := c.Apply(want)
+				must(err)
+				netlink = listed()
+				reads(t, c, want)
+				changes, err := c.Apply(want)
+				must(err)
+				if len(changes) > 0 {
+					t.Errorf("%s, node %s: applied again: %v", s.Name, node, changes)
+				}
+			})
+			if diff := cmp.Diff(text, netlink); diff != "" {
+				t.Fatalf("%s, node %s: -text +netlink:\n%s", s.Name, node, diff)
+			}
+		}
+	}
+	t.Logf("%d tables", tables)
+}
+
+func reads(t interface{ Errorf(string, ...any) }, c *nft.Conn, want *ruleset.Table) {
+	have, err := c.Read()
+	must(err)
+	if diff := cmp.Diff(want.String(), have.String()); diff != "" {
+		t.Errorf("-applied +read:\n%s", diff)
+	}
+	if changes := ruleset.Diff(have, want); len(changes) > 0 {
+		t.Errorf("what is read differs: %v", changes)
+	}
+}
+
+// From any table to any other: the kernel has exactly the wanted one after each step, whether the connection remembers the last
+// or has to read it.
+func TestApplyFromAnyTableToAnyOther(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var wants []*ruleset.Table
+		for range rapid.IntRange(2, 4).Draw(rt, "steps") {
+			wants = append(wants, tableOf("n1", scenario.Cluster(rt)))
+		}
+		reopen := rapid.Bool().Draw(rt, "reopen")
+		inNamespace(t, func() {
+			c := open()
+			for _, want := range wants {
+				_, err := c.Apply(want)
+				must(err)
+				reads(rt, c, want)
+				if reopen {
+					must(c.Close())
+					c = open()
+				}
+			}
+			must(c.Close())
+		})
+	})
+}
+
+// everyRule has each key with each way to compare, every verdict, and every type of set and map.
+func everyRule() *ruleset.Table {
+	a4, b4 := netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("10.0.0.9")
+	a6, b6 := netip.MustParseAddr("fd00::4"), netip.MustParseAddr("fd00::9")
+	max4, max6 := netip.MustParseAddr("255.255.255.255"), netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
+	one := func(a netip.Addr) ruleset.Elem { return ruleset.Elem{From: a, To: a} }
+	span := func(a, b netip.Addr) ruleset.Elem { return ruleset.Elem{From: a, To: b} }
+	ports := func(a, b uint16) ruleset.Elem { return ruleset.Elem{Port: a, PortTo: b} }
+	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{
+		{Name: "a4", Type: ruleset.TypeIPv4, Elems: []ruleset.Elem{one(a4), one(b4)}},
+		{Name: "a6", Type: ruleset.TypeIPv6, Elems: []ruleset.Elem{one(a6)}},
+		{Name: "i6", Type: ruleset.TypeICMPv6, Elems: []ruleset.Elem{{Num: 133}, {Num: 135}}},
+		{Name: "ic", Type: ruleset.TypeICMP, Elems: []ruleset.Elem{{Num: 8}}},
+		{Name: "if", Type: ruleset.TypeIface, Elems: []ruleset.Elem{{Iface: "a.b-c_d:e"}, {Iface: "eth0"}}},
+		{Name: "n4", Type: ruleset.TypeIPv4, Interval: true, Elems: []ruleset.Elem{one(netip.MustParseAddr("0.0.0.0")), span(a4, b4), span(b4.Next(), netip.MustParseAddr("10.0.0.12")), span(netip.MustParseAddr("240.0.0.0"), max4)}},
+		{Name: "n6", Type: ruleset.TypeIPv6, Interval: true, Elems: []ruleset.Elem{span(a6, b6), one(max6)}},
+		{Name: "p", Type: ruleset.TypePort, Interval: true, Elems: []ruleset.Elem{ports(0, 1), ports(80, 80), ports(1000, 65535)}},
+		{Name: "s4", Type: ruleset.TypeIPv4Port, Elems: []ruleset.Elem{{From: a4, To: a4, Proto: 6, Port: 80, PortTo: 80}, {From: a4, To: a4, Proto: 17, Port: 53, PortTo: 53}}},
+		{Name: "s6", Type: ruleset.TypeIPv6Port, Elems: []ruleset.Elem{{From: a6, To: a6, Proto: 132, Port: 7, PortTo: 7}}},
+	}, Maps: []ruleset.Map{
+		{Name: "m4", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{{Key: one(a4), Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}, {Key: one(b4), Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}},
+		{Name: "m6", Type: ruleset.TypeIPv6, Entries: []ruleset.Entry{{Key: one(a6), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}, {Key: one(b6), Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}},
+		{Name: "mi", Type: ruleset.TypeIface, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
+	}}
+	proto := func(n uint32) ruleset.Match {
+		return ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: n}}
+	}
+	var rules []ruleset.Rule
+	add := func(m ...ruleset.Match) {
+		for _, not := range []bool{false, true} {
+			r := ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("rule %d", len(rules))), Counter: true, Matches: slices.Clone(m), Verdict: ruleset.Verdict{Kind: ruleset.Accept}}
+			r.Matches[len(m)-1].Not = not
+			rules = append(rules, r)
+		}
+	}
+	for k := range ruleset.Key(ruleset.AllKeys) {
+		value := func(e ruleset.Elem, before ...ruleset.Match) { add(append(before, ruleset.Match{Key: k, Elem: e})...) }
+		set := func(name string, before ...ruleset.Match) { add(append(before, ruleset.Match{Key: k, Set: name})...) }
+		switch k {
+		case ruleset.KeyIIFName, ruleset.KeyOIFName:
+			value(ruleset.Elem{Iface: "eth0"})
+			set("if")
+		case ruleset.KeyNFProto:
+			value(ruleset.Elem{Num: 10})
+		case ruleset.KeyL4Proto:
+			value(ruleset.Elem{Num: 17})
+		case ruleset.KeyIPSAddr, ruleset.KeyIPDAddr:
+			value(one(a4))
+			value(span(a4, b4))
+			value(span(netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("10.255.255.255")))
+			value(span(netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("10.0.0.7")))
+			set("a4")
+			set("n4")
+		case ruleset.KeyIP6SAddr, ruleset.KeyIP6DAddr:
+			value(one(a6))
+			value(span(a6, b6))
+			value(span(netip.MustParseAddr("fd00::"), netip.MustParseAddr("fd00::ffff:ffff:ffff:ffff")))
+			set("a6")
+			set("n6")
+		case ruleset.KeySPort, ruleset.KeyDPort:
+			value(ports(80, 80), proto(6))
+			value(ports(80, 90), proto(17))
+			set("p", proto(132))
+		case ruleset.KeyIPSAddrPort, ruleset.KeyIPDAddrPort:
+			set("s4")
+		case ruleset.KeyIP6SAddrPort, ruleset.KeyIP6DAddrPort:
+			set("s6")
+		case ruleset.KeyICMPType:
+			value(ruleset.Elem{Num: 8}, ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 2}}, proto(1))
+			set("ic", ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 2}}, proto(1))
+		case ruleset.KeyICMPCode:
+			value(ruleset.Elem{Num: 3}, ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 2}}, proto(1))
+		case ruleset.KeyICMPv6Type:
+			value(ruleset.Elem{Num: 128}, ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 10}}, proto(58))
+			set("i6", ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 10}}, proto(58))
+		case ruleset.KeyICMPv6Code:
+			value(ruleset.Elem{Num: 3}, ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 10}}, proto(58))
+		case ruleset.KeyCTState:
+			value(ruleset.Elem{Num: ruleset.CTEstablished | ruleset.CTRelated})
+		case ruleset.KeyMark:
+			value(ruleset.Elem{Num: 0x10, Mask: 0xf0})
+		default:
+			panic(fmt.Sprintf("no case for key %s", k))
+		}
+	}
+	rules = append(rules,
+		ruleset.Rule{Log: &ruleset.LogStmt{Prefix: "a prefix: "}, Counter: true},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIPSAddr, Map: "m4"}},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIP6DAddr, Map: "m6"}},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "mi"}, Matches: []ruleset.Match{{Key: ruleset.KeyIIFName, Not: true, Elem: ruleset.Elem{Iface: "lo"}}}},
+		ruleset.Rule{ID: ruleset.RuleID(strings.Repeat("x", 127)), Verdict: ruleset.Verdict{Kind: ruleset.Reject}},
+	)
+	for _, k := range []ruleset.VerdictKind{ruleset.Accept, ruleset.Drop, ruleset.Return, ruleset.Jump, ruleset.Goto} {
+		v := ruleset.Verdict{Kind: k}
+		if k == ruleset.Jump || k == ruleset.Goto {
+			v.Chain = "x/y"
+		}
+		rules = append(rules, ruleset.Rule{Matches: []ruleset.Match{proto(6)}, Verdict: v})
+	}
+	t.Chains = []ruleset.Chain{{Name: "every", Rules: rules}, {Name: "x/y"}}
+	for i, h := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
+		to := "every"
+		if h == "prerouting" || h == "postrouting" { // where the kernel has no reject
+			to = "x/y"
+		}
+		t.Chains = append(t.Chains, ruleset.Chain{Name: h, Hook: h, Priority: i - 20, Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: to}}}})
+	}
+	slices.SortFunc(t.Chains, func(a, b ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
+	return t
+}
+
+func TestEveryKeyTypeAndVerdict(t *testing.T) {
+	want := everyRule()
+	var text, netlink string
+	inNamespace(t, func() {
+		shell(want.String(), "-f", "-")
+		text = listed()
+	})
+	inNamespace(t, func() {
+		c := open()
+		defer c.Close()
+		_, err := c.Apply(want)
+		must(err)
+		netlink = listed()
+		reads(t, c, want)
+	})
+	if diff := cmp.Diff(text, netlink); diff != "" {
+		t.Fatalf("-text +netlink:\n%s", diff)
+	}
+}
+
+func small(port uint16, extra ...ruleset.Elem) *ruleset.Table {
+	return &ruleset.Table{Name: ruleset.DefaultTable,
+		Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4, Elems: extra}},
+		Chains: []ruleset.Chain{{Name: "out", Hook: "output", Priority: -20, Rules: []ruleset.Rule{{ID: "the port", Counter: true,
+			Matches: []ruleset.Match{{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 17}}, {Key: ruleset.KeyDPort, Elem: ruleset.Elem{Port: port, PortTo: port}}},
+			Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}}}}
+}
+
+// The kernel does to packets what the table says, and counts them.
+func TestPacketsAreDropped(t *testing.T) {
+	inNamespace(t, func() {
+		must(exec.Command("ip", "link", "set", "lo", "up").Run())
+		c := open()
+		defer c.Close()
+		_, err := c.Apply(small(5001))
+		must(err)
+		for port, want := range map[int]bool{5001: false, 5002: true} {
+			if got := datagramArrives(port); got != want {
+				t.Errorf("port %d: arrives %v", port, got)
+			}
+		}
+		counts, err := c.Counters()
+		must(err)
+		if diff := cmp.Diff(map[ruleset.RuleID]nft.Count{"the port": {Packets: 1, Bytes: 29}}, counts); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func datagramArrives(port int) bool {
+	at := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
+	server, err := net.ListenUDP("udp4", at)
+	must(err)
+	defer server.Close()
+	sender, err := net.DialUDP("udp4", nil, at)
+	must(err)
+	defer sender.Close()
+	if _, err := sender.Write([]byte("x")); err != nil && !errors.Is(err, unix.EPERM) {
+		panic(err)
+	}
+	must(server.SetReadDeadline(time.Now().Add(200 * time.Millisecond)))
+	_, err = server.Read(make([]byte, 1))
+	return err == nil
+}
+
+// While a connection lives nobody else can touch its table; when it has gone the table stays, and the next takes it over.
+func TestOwnedAndAdopted(t *testing.T) {
+	inNamespace(t, func() {
+		first := open()
+		_, err := first.Apply(small(1))
+		must(err)
+		shell("", "flush", "ruleset")
+		reads(t, first, small(1))
+		second := open()
+		if _, err := second.Apply(small(2)); !errors.Is(err, nft.ErrOwned) {
+			t.Errorf("a second owner: %v", err)
+		}
+		must(first.Close())
+		reads(t, second, small(1))
+		_, err = second.Apply(small(2))
+		must(err)
+		reads(t, second, small(2))
+		shell("", "flush", "ruleset")
+		reads(t, second, small(2))
+		must(second.Delete())
+		if have, err := second.Read(); have != nil || err != nil {
+			t.Errorf("deleted, and there is %v, %v", have, err)
+		}
+		must(second.Close())
+	})
+}
+
+// A table without owner, as another program or an older version left it, becomes exactly ours; other tables stay.
+func TestForeignTableIsReplaced(t *testing.T) {
+	inNamespace(t, func() {
+		shell(`table inet tierwall {
+			map s {
+				type ipv4_addr : ipv4_addr
+			}
+			set timed {
+				type ipv4_addr
+				timeout 5s
+			}
+			chain out {
+				type nat hook output priority 5;
+			}
+			chain more {
+				tcp flags syn meta mark set 7 limit rate 5/second
+			}
+		}
+		table ip other {
+			chain c {
+				counter
+			}
+		}
+`, "-f", "-")
+		c := open()
+		defer c.Close()
+		_, err := c.Apply(small(1, ruleset.Elem{From: netip.MustParseAddr("10.0.0.1"), To: netip.MustParseAddr("10.0.0.1")}))
+		must(err)
+		reads(t, c, small(1, ruleset.Elem{From: netip.MustParseAddr("10.0.0.1"), To: netip.MustParseAddr("10.0.0.1")}))
+		if !strings.Contains(shell("", "list", "ruleset"), "table ip other") {
+			t.Error("another's table has gone")
+		}
+	})
+}
+
+// After a transaction that the kernel refuses it has what it had.
+func TestRefusedTransactionChangesNothing(t *testing.T) {
+	inNamespace(t, func() {
+		c := open()
+		defer c.Close()
+		_, err := c.Apply(small(1))
+		must(err)
+		bad := small(2)
+		bad.Sets = append(bad.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: []ruleset.Elem{{Port: 1, PortTo: 1}}})
+		bad.Chains[0].Rules = append(bad.Chains[0].Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "nowhere"}})
+		if _, err := c.Apply(bad); err == nil {
+			t.Error("a jump to nowhere was accepted")
+		}
+		reads(t, c, small(1))
+		_, err = c.Apply(small(3))
+		must(err)
+		reads(t, c, small(3))
+	})
+}
+
+// A hundred thousand elements all arrive, and one more costs one change.
+func TestLargeSet(t *testing.T) {
+	var elems []ruleset.Elem
+	a := netip.MustParseAddr("10.0.0.0")
+	for range 100_000 {
+		elems = append(elems, ruleset.Elem{From: a, To: a})
+		a = a.Next()
+	}
+	inNamespace(t, func() {
+		c := open()
+		defer c.Close()
+		_, err := c.Apply(small(1, elems...))
+		must(err)
+		have, err := c.Read()
+		must(err)
+		if n := len(have.Sets[0].Elems); n != 100_000 {
+			t.Errorf("%d elements arrived", n)
+		}
+		changes, err := c.Apply(small(1, append(elems, ruleset.Elem{From: a, To: a})...))
+		must(err)
+		if len(changes) != 1 || changes[0].String() != "add 1 elements to set s" {
+			t.Errorf("changes: %v", changes)
+		}
+	})
+}
+
+// Another program that commits all the time cannot keep a table from being applied, nor spoil it.
+func TestOthersCommitMeanwhile(t *testing.T) {
+	inNamespace(t, func() {
+		other, err := nftables.New()
+		must(err)
+		c := open()
+		defer c.Close()
+		for i := range 50 {
+			other.AddTable(&nftables.Table{Name: fmt.Sprintf("other%d", i), Family: nftables.TableFamilyIPv4})
+			must(other.Flush())
+			_, err := c.Apply(small(uint16(1 + i)))
+			must(err)
+			reads(t, c, small(uint16(1+i)))
+		}
+	})
+}
