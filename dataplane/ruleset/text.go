@@ -133,7 +133,10 @@ func (m *Match) String() string {
 		}
 		return fmt.Sprintf("%s & 0x%08x %s 0x%08x", word, m.Elem.Mask, op, m.Elem.Num)
 	}
-	if m.Not {
+	switch {
+	case m.Not && m.Key == KeyCTState: // none of the bits; != would compare all of them
+		word += " !"
+	case m.Not:
 		word += " !="
 	}
 	if m.Set != "" {
