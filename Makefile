@@ -1,18 +1,64 @@
-SHELL := /bin/bash
+SHELL := /bin/bash -o pipefail
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TOOL := go tool -modfile=tools/go.mod
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: ## Build bin/tierctl, a static binary
+build: go ## Build bin/tierctl, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/tierctl ./cli
 
-generate: ## Write deep copies and CRD manifests anew from apis/v3
+demo: build ## Play the walk-throughs A to G with agents and real packets in network namespaces
+	@go build -o bin/demo ./test/lab/demo
+	@bin/demo -tierctl bin/tierctl
+
+test: go nft ## Run every test, with the kernel where it can be used
+	go vet ./...
+	go test -json -timeout 20m ./... | go run ./test/tally
+
+test-kernel: go nft ## Only the tests that program the kernel and send packets
+	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
+
+fuzz: go ## Look a minute for input that breaks the readers of selectors and of objects
+	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
+	go test -fuzz FuzzRead -fuzztime 30s ./controllers/store
+
+random: go ## The properties on many more random clusters (CHECKS=5000)
+	go test ./test/scenario ./dataplane/policy ./dataplane/ruleset -rapid.checks=$(or $(CHECKS),5000)
+
+bench: go ## Measure; every figure is a ratio to another of the same run
+	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
+
+update: go ## Rewrite the tables that the corpus shows (never its verdicts)
+	go test ./dataplane/ruleset -run TestScenarioTables -update
+
+generate: go ## Write deep copies and CRD manifests anew from apis/v3
 	$(TOOL) controller-gen object paths=./apis/v3 crd:allowDangerousTypes=true paths=./apis/v3 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
 
-.PHONY: help build generate
+verify: go ## Fail when generated files, formatting or go.mod are not as they should be
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go mod verify && go mod tidy -diff
+	$(MAKE) generate && git diff --exit-code -- apis config
+
+lint: ## Run golangci-lint with .golangci.yml, where it is installed
+	golangci-lint run
+
+image: ## Build the container image tierwall:VERSION
+	docker build --build-arg VERSION=$(VERSION) -t tierwall:$(VERSION) .
+
+clean: ## Remove what was built
+	rm -rf bin
+
+# What the targets need and a fresh machine may lack.
+go:
+	@command -v go >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy golang-go; }
+
+nft:
+	@command -v nft >/dev/null || [ -x /usr/sbin/nft ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables; }
+
+.PHONY: help build demo test test-kernel fuzz random bench update generate verify lint image clean go nft

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -312,7 +313,7 @@ func small(port uint16, extra ...ruleset.Elem) *ruleset.Table {
 // The kernel does to packets what the table says, and counts them.
 func TestPacketsAreDropped(t *testing.T) {
 	inNamespace(t, func() {
-		must(exec.Command("ip", "link", "set", "lo", "up").Run())
+		loopbackUp()
 		c := open()
 		defer c.Close()
 		_, err := c.Apply(small(5001))
@@ -469,4 +470,10 @@ func TestOthersCommitMeanwhile(t *testing.T) {
 			reads(t, c, small(uint16(1+i)))
 		}
 	})
+}
+
+func loopbackUp() {
+	lo, err := netlink.LinkByName("lo")
+	must(err)
+	must(netlink.LinkSetUp(lo))
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
@@ -241,7 +240,12 @@ func (c *compiler) guard(g *policy.Guard) string {
 }
 
 func (c *compiler) tierPasses(t *policy.Tier, d policy.Direction) bool {
-	return slices.ContainsFunc(t.Policies, func(r v3.Ref) bool { return c.plan.Policy(r).HasPass(d) })
+	for _, ref := range t.Policies {
+		if c.plan.Policy(ref).HasPass(d) {
+			return true
+		}
+	}
+	return false
 }
 
 // tierChain makes a chain of a tier that a Pass can leave: there Pass is return.
@@ -282,7 +286,7 @@ func endOfTier(t *policy.Tier, d policy.Direction) RuleID {
 }
 
 func (c *compiler) policyChain(p *policy.Policy, d policy.Direction) string {
-	name := chainName(p.Ref) + "/" + d.String()
+	name := chainName(p) + "/" + d.String()
 	if c.chains[name] == nil {
 		c.chains[name] = &Chain{Name: name, Rules: c.policyRules(p, d)}
 	}
@@ -295,7 +299,8 @@ const (
 )
 
 // chainName is short kind, namespace and name, as users know the policy; cut with a hash when nft could not hold it.
-func chainName(r v3.Ref) string {
+func chainName(p *policy.Policy) string {
+	r := p.Ref
 	name := policy.ShortKind(r.Kind) + "/" + r.Name
 	if r.Namespace != "" {
 		name = policy.ShortKind(r.Kind) + "/" + r.Namespace + "/" + r.Name
@@ -318,7 +323,7 @@ func ruleID(what, rest string) RuleID {
 func (c *compiler) policyRules(p *policy.Policy, d policy.Direction) (out []Rule) {
 	for i := range p.Rules(d) {
 		r := &p.Rules(d)[i]
-		id := ruleID(chainName(p.Ref), fmt.Sprintf("%s %d", d, r.Index))
+		id := ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
 		for _, matches := range c.ways(r) {
 			rule := Rule{ID: id, Matches: matches, Counter: true, Verdict: Verdict{Kind: verdicts[r.Action]}}
 			if r.Action == policy.Log {

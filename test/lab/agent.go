@@ -27,9 +27,9 @@ type agent struct {
 }
 
 // StartAgents runs one agent on each node. args go to each of them.
-func (l *Lab) StartAgents(tierctl, datastore string, args ...string) error {
+func (l *Lab) StartAgents(t Tierctl, args ...string) error {
 	for _, node := range l.Nodes() {
-		cmd := exec.Command(tierctl, append([]string{"agent", "--node", node, "--datastore", datastore}, args...)...)
+		cmd := exec.Command(t.Path, append([]string{"agent", "--node", node, "--datastore", t.Datastore}, args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		stderr, err := cmd.StderrPipe()
 		if err != nil {

@@ -10,13 +10,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// cluster reads the short form of who is there:
+// Short reads the short form of who is there:
 //
 //	node NAME ADDRESS,…
 //	namespace NAME LABEL=VALUE …
 //	serviceaccount NAMESPACE/NAME LABEL=VALUE …
 //	pod NAMESPACE/NAME NODE ADDRESS,… LABEL=VALUE … [account:NAME] [port:NAME/PROTOCOL/NUMBER] [hostNetwork]
-func cluster(text string) (out []client.Object, err error) {
+func Short(text string) (out []client.Object, err error) {
 	for i, line := range strings.Split(text, "\n") {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0][0] == '#' {

@@ -87,7 +87,7 @@ func (s *Scenario) section(name, text string) error {
 		s.Tables[node] = text
 		return nil
 	case name == "cluster":
-		objs, err := cluster(text)
+		objs, err := Short(text)
 		s.Objects = append(s.Objects, objs...)
 		return err
 	case name == "objects.yaml":
@@ -120,19 +120,25 @@ func (s *Scenario) options(text string) error {
 	return nil
 }
 
-func (s *Scenario) flows(text string) error {
+func (s *Scenario) flows(text string) (err error) {
+	s.Flows, err = ParseFlows(text)
+	return err
+}
+
+// ParseFlows reads lines of flows; empty ones and those that begin with # say nothing.
+func ParseFlows(text string) (out []Flow, err error) {
 	for i, line := range strings.Split(text, "\n") {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
 		}
 		f, err := parseFlow(line)
 		if err != nil {
-			return fmt.Errorf("line %d: %w", i+1, err)
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
 		f.Line = i + 1
-		s.Flows = append(s.Flows, f)
+		out = append(out, f)
 	}
-	return nil
+	return out, nil
 }
 
 var verdicts = map[string]policy.Action{"Allow": policy.Allow, "Deny": policy.Deny}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -192,7 +191,7 @@ func (r *replay) trace(ctx context.Context, dir string) error {
 	if err := os.WriteFile(path, in.Bytes(), 0o600); err != nil {
 		return err
 	}
-	out, err := r.tierctlOutput(ctx, r.withFiles("trace", "--flows", path, "-o", "json", "--default-endpoint-to-host-action", r.action)...)
+	out, err := r.command(dir).Run(ctx, "", r.withFiles("trace", "--flows", path, "-o", "json", "--default-endpoint-to-host-action", r.action)...)
 	if err != nil {
 		return err
 	}
@@ -209,6 +208,10 @@ func (r *replay) trace(ctx context.Context, dir string) error {
 	return nil
 }
 
+func (r *replay) command(dir string) lab.Tierctl {
+	return lab.Tierctl{Path: r.tierctl, Datastore: "bolt:" + filepath.Join(dir, "store.db")}
+}
+
 func (r *replay) withFiles(args ...string) []string {
 	for _, f := range r.files {
 		args = append(args, "-f", f)
@@ -216,35 +219,19 @@ func (r *replay) withFiles(args ...string) []string {
 	return args
 }
 
-func (r *replay) tierctlOutput(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, r.tierctl, args...)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("tierctl %s: %w\n%s", args[0], err, errs.String())
-	}
-	return out, nil
-}
-
 // enforce writes the objects to a store and waits until every agent has programmed them.
 func (r *replay) enforce(ctx context.Context, l *lab.Lab, dir string) error {
-	datastore := "bolt:" + filepath.Join(dir, "store.db")
-	out, err := r.tierctlOutput(ctx, r.withFiles("apply", "-o", "json", "--datastore", datastore)...)
+	t := r.command(dir)
+	revision, err := t.Write(ctx, "", r.withFiles("apply")...)
 	if err != nil {
 		return err
 	}
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	var last struct{ Revision string }
-	if err := json.Unmarshal(lines[len(lines)-1], &last); err != nil {
-		return fmt.Errorf("reading what apply says: %w", err)
-	}
-	if err := l.StartAgents(r.tierctl, datastore, "--default-endpoint-to-host-action", r.action); err != nil {
+	if err := l.StartAgents(t, "--default-endpoint-to-host-action", r.action); err != nil {
 		return err
 	}
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	return l.WaitFor(ctx, last.Revision)
+	return l.WaitFor(ctx, revision)
 }
 
 const (

@@ -1,0 +1,115 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tierwall/tierwall/"
+
+// line is what one package may import: of ours, and of others by the beginning of their path. The standard library is free.
+type line struct {
+	ours, others []string
+	pure         bool // values in, values out: it does not reach a store, a kernel, a cluster or a metric, however indirectly
+}
+
+var apimachinery = []string{"k8s.io/apimachinery/", "k8s.io/api/"}
+
+// lines is the import rule: the import graph is the data flow, and a package imports only what is to its left.
+var lines = map[string]line{
+	"apis/selector":     {pure: true},
+	"apis/v3":           {ours: []string{"apis/selector"}, others: apimachinery, pure: true},
+	"config/crd":        {others: []string{"k8s.io/apiextensions-apiserver/", "k8s.io/apiserver/pkg/", "k8s.io/apimachinery/", "sigs.k8s.io/yaml"}},
+	"dataplane/policy":  {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
+	"dataplane/ruleset": {ours: []string{"dataplane/policy"}, pure: true},
+	"dataplane/nft":     {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"}},
+	"controllers/store": {ours: []string{"apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
+		"github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
+	"controllers":     {ours: []string{"apis/v3", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: []string{"sigs.k8s.io/controller-runtime/", "github.com/prometheus/"}},
+	"cli":             {ours: []string{""}, others: []string{""}},
+	"test/scenario":   {ours: []string{"apis/v3", "controllers/store", "dataplane/policy"}, others: []string{""}},
+	"test/lab":        {ours: []string{"dataplane/policy"}, others: []string{""}},
+	"test/lab/replay": {ours: []string{"controllers/store", "dataplane/policy", "test/lab"}, others: []string{""}},
+	"test/lab/demo":   {ours: []string{"dataplane/policy", "test/lab", "test/scenario"}, others: []string{""}},
+	"test/tally":      {},
+	"test":            {}, // this test
+}
+
+// impure is what a pure package does not reach.
+var impure = []string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime", "github.com/google/nftables", "github.com/mdlayher/", "github.com/vishvananda/",
+	"go.etcd.io/bbolt", "github.com/prometheus/"}
+
+type goPackage struct {
+	ImportPath    string
+	Standard      bool
+	Imports, Deps []string
+}
+
+func list(t *testing.T, args ...string) (out []goPackage) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Standard,Imports,Deps"}, args...)...)
+	cmd.Dir = ".."
+	text, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	for {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+}
+
+func TestLayers(t *testing.T) {
+	standard := map[string]bool{"C": true}
+	for _, p := range list(t, "-deps", "./...") {
+		standard[p.ImportPath] = p.Standard
+	}
+	seen := map[string]bool{}
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		l, ok := lines[name]
+		if !ok {
+			t.Errorf("package %s has no line here: say what it may import", name)
+			continue
+		}
+		seen[name] = true
+		for _, i := range p.Imports {
+			if !standard[i] && !l.allows(i) {
+				t.Errorf("%s imports %s, which its line does not have", name, i)
+			}
+		}
+		for _, d := range p.Deps {
+			if l.pure && hasPrefix(impure, d) {
+				t.Errorf("%s is pure, and reaches %s", name, d)
+			}
+		}
+	}
+	for name := range lines {
+		if !seen[name] {
+			t.Errorf("there is a line for %s, and no such package", name)
+		}
+	}
+}
+
+func (l line) allows(path string) bool {
+	if own, ok := strings.CutPrefix(path, module); ok {
+		return slices.Contains(l.ours, own) || slices.Contains(l.ours, "")
+	}
+	return hasPrefix(l.others, path)
+}
+
+func hasPrefix(prefixes []string, s string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
+}
