@@ -23,8 +23,8 @@ type EndpointPort struct {
 }
 
 // HostEndpointSpec is an interface of a node, or all of them.
-// +kubebuilder:validation:XValidation:rule="has(self.node) && self.node != ”",message="node must be specified"
-// +kubebuilder:validation:XValidation:rule="has(self.interfaceName) && self.interfaceName != ” || has(self.expectedIPs) && size(self.expectedIPs) > 0",message="at least one of interfaceName or expectedIPs must be specified"
+// +kubebuilder:validation:XValidation:rule="has(self.node) && size(self.node) > 0",message="node must be specified"
+// +kubebuilder:validation:XValidation:rule="has(self.interfaceName) && size(self.interfaceName) > 0 || has(self.expectedIPs) && size(self.expectedIPs) > 0",message="at least one of interfaceName or expectedIPs must be specified"
 type HostEndpointSpec struct {
 	// The node whose interface this is.
 	// +kubebuilder:validation:MaxLength=253

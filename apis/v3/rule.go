@@ -3,7 +3,6 @@ package v3
 import "k8s.io/apimachinery/pkg/util/intstr"
 
 // Action is what a rule does with a packet that it matches.
-// +kubebuilder:validation:Enum=Allow;Deny;Log;Pass
 type Action string
 
 // The actions (contract §4.2).
@@ -27,6 +26,7 @@ const (
 type Rule struct {
 	// What happens to a packet that matches: Allow accepts it, Deny refuses it, Pass goes on with the next tier, Log writes
 	// a line to the kernel log and goes on with the next rule.
+	// +kubebuilder:validation:Enum=Allow;Deny;Log;Pass
 	Action Action `json:"action"`
 
 	// Matches only packets of this IP version, 4 or 6.
@@ -87,7 +87,7 @@ type ICMPFields struct {
 
 // EntityRule is what a rule asks of one end of a packet. All criteria that are given must hold.
 // +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.nets) && size(self.nets) > 0 || has(self.notNets) && size(self.notNets) > 0)",message="services may not be combined with nets or notNets"
-// +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.selector) && self.selector != ” || has(self.notSelector) && self.notSelector != ” || has(self.namespaceSelector) && self.namespaceSelector != ”)",message="services may not be combined with selector, notSelector or namespaceSelector"
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.selector) && size(self.selector) > 0 || has(self.notSelector) && size(self.notSelector) > 0 || has(self.namespaceSelector) && size(self.namespaceSelector) > 0)",message="services may not be combined with selector, notSelector or namespaceSelector"
 // +kubebuilder:validation:XValidation:rule="!has(self.services) || !has(self.serviceAccounts)",message="services may not be combined with serviceAccounts"
 // +kubebuilder:validation:XValidation:rule="!(has(self.selector) && self.selector.contains('global(')) && !(has(self.notSelector) && self.notSelector.contains('global(')) && !(has(self.serviceAccounts) && has(self.serviceAccounts.selector) && self.serviceAccounts.selector.contains('global('))",message="global() can only be used in an EntityRule namespaceSelector"
 type EntityRule struct {
