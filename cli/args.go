@@ -31,7 +31,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	known := flagsOf([]*cli.Command{command})
 	for _, f := range p.flags {
 		if name := flagName(f); name != "" && p.isFlag[f] && !has(known, name) {
-			return nil, usagef("%s has no flag %s%s; see 'tierctl %s --help'", command.Name, dashed(name), suggest(name, keys(known)), command.Name)
+			return nil, usagef("%s has no flag %s%s; see 'tierctl %s --help'", command.Name, dashed(name), suggest(dashed(name), dashedAll(known)), command.Name)
 		}
 	}
 	return slices.Concat([]string{command.Name}, p.flags, []string{"--"}, p.words[1:]), nil
@@ -108,6 +108,13 @@ func dashed(name string) string {
 	return "--" + name
 }
 
+func dashedAll(flags map[string]bool) (out []string) {
+	for _, n := range keys(flags) {
+		out = append(out, dashed(n))
+	}
+	return out
+}
+
 func names(commands []*cli.Command) (out []string) {
 	for _, c := range commands {
 		out = append(out, c.Name)
@@ -128,7 +135,7 @@ func has(m map[string]bool, k string) bool { _, ok := m[k]; return ok }
 // suggest gives ", did you mean X?" for the candidate that shares the longest beginning with what was typed, if that is
 // two letters at least.
 func suggest(typed string, candidates []string) string {
-	best, length := "", 1
+	best, length := "", 1+2*strings.Count(typed, "--")
 	for _, c := range candidates {
 		n := 0
 		for n < min(len(c), len(typed)) && c[n] == typed[n] {

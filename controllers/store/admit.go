@@ -25,22 +25,27 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 		return nil, field.ErrorList{kindError(u, err)}
 	}
 	errs := kind.namespace(u)
+	var unknown []string
 	if kind.Calico() {
-		unknown, more := crd.Admit(u, old)
-		errs = append(append(errs, unknownFields(unknown)...), withoutNamespace(more)...)
+		var more field.ErrorList
+		unknown, more = crd.Admit(u, old)
+		errs = append(errs, withoutNamespace(more)...)
 	} else {
 		errs = append(errs, withoutNamespace(apimeta.ValidateObjectMetaAccessor(u, kind.Namespaced, kind.nameRule(), field.NewPath("metadata")))...)
 	}
-	obj, more := kind.decode(u)
-	errs = append(errs, more...)
-	if obj == nil || len(errs) > 0 {
+	misplaced := unknownFields(unknown)
+	if len(errs) > 0 { // of what the schema refuses, the Go types would only say the same again
+		return nil, append(misplaced, errs...)
+	}
+	obj, strict := kind.decode(u)
+	if errs = append(misplaced, strict...); obj == nil {
 		return nil, errs
 	}
 	if kind.Calico() {
 		v3.Default(obj)
-		errs = v3.Validate(obj)
+		errs = append(errs, v3.Validate(obj)...)
 	} else {
-		errs = validateKubernetes(obj)
+		errs = append(errs, validateKubernetes(obj)...)
 	}
 	if len(errs) > 0 {
 		return nil, errs
@@ -55,13 +60,9 @@ func kindError(u *unstructured.Unstructured, err error) *field.Error {
 	case u.GetAPIVersion() == "":
 		return field.Required(field.NewPath("apiVersion"), "an object needs an apiVersion, e.g. "+v3.GroupVersion.String())
 	case strings.HasPrefix(err.Error(), "unknown apiVersion"):
-		return invalid("apiVersion", u.GetAPIVersion(), err)
+		return &field.Error{Type: field.ErrorTypeNotSupported, Field: "apiVersion", Detail: err.Error()}
 	}
-	return invalid("kind", u.GetKind(), err)
-}
-
-func invalid(path string, value any, err error) *field.Error {
-	return field.Invalid(field.NewPath(path), value, err.Error())
+	return &field.Error{Type: field.ErrorTypeNotSupported, Field: "kind", Detail: err.Error()}
 }
 
 func (k *Kind) namespace(u *unstructured.Unstructured) field.ErrorList {

@@ -178,7 +178,11 @@ func (b *Bolt) openError(err error) error {
 func begin(raw *bbolt.Tx) (*Tx, error) {
 	tx := &Tx{raw: raw, meta: raw.Bucket(metaBucket), objects: raw.Bucket(objectsBucket), journal: raw.Bucket(journalBucket)}
 	if tx.meta == nil {
-		if first, _ := raw.Cursor().First(); first != nil || !raw.Writable() {
+		first, _ := raw.Cursor().First()
+		switch {
+		case first == nil && !raw.Writable(): // the first transaction of all did not come about
+			return nil, fmt.Errorf("datastore %s: %w", raw.DB().Path(), ErrNoStore)
+		case first != nil:
 			return nil, fmt.Errorf("datastore %s: %w: it has no bucket %q", raw.DB().Path(), ErrCorrupt, metaBucket)
 		}
 		return tx, tx.initialize()

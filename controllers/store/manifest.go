@@ -311,7 +311,7 @@ var wanted = map[string]string{"kind": "text, e.g. GlobalNetworkPolicy", "apiVer
 
 // errorText is the error without its field, which has a place of its own.
 func errorText(e *field.Error) string {
-	if e.Detail == unknownField {
+	if e.Detail == unknownField || e.BadValue == nil && e.Detail != "" {
 		return e.Detail
 	}
 	return e.ErrorBody()

@@ -54,7 +54,7 @@ var (
 	ErrConflict     = errors.New("has been changed meanwhile: its resourceVersion is another")
 	ErrInvalid      = errors.New("is not valid")
 	ErrForbidden    = errors.New("is not allowed")
-	ErrNoStore      = errors.New("there is no such file: tierctl apply creates it")
+	ErrNoStore      = errors.New("there is no such store: tierctl apply creates it")
 	ErrLocked       = errors.New("another process holds the file")
 	ErrCorrupt      = errors.New("the file is damaged, or is no store of Tierwall's")
 	ErrNewerVersion = errors.New("the file was written by a newer version")
