@@ -151,10 +151,19 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	if old != nil {
-		if reflect.DeepEqual(u.Object, old.Object) {
+		was, err := tx.Get(ref)
+		if err != nil {
+			return nil, err
+		}
+		// both from Go types: what was read from JSON has other types of numbers
+		before, err := toUnstructured(was)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+		if reflect.DeepEqual(u.Object, before.Object) {
 			return obj, nil
 		}
-		if !reflect.DeepEqual(u.Object["spec"], old.Object["spec"]) {
+		if !reflect.DeepEqual(u.Object["spec"], before.Object["spec"]) {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 	}

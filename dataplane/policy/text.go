@@ -46,11 +46,13 @@ func (e *Endpoint) String() string {
 
 func (t *Tier) text() string {
 	var b strings.Builder
+	indent := "    "
 	if t.Name != "" {
 		fmt.Fprintf(&b, "    tier %s\n", t.Name)
+		indent += "  "
 	}
 	for _, ref := range t.Policies {
-		fmt.Fprintf(&b, "      %s\n", ref)
+		fmt.Fprintf(&b, "%s%s\n", indent, ref)
 	}
 	switch {
 	case len(t.Policies) == 0:
