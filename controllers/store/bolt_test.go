@@ -314,10 +314,12 @@ func TestWatchBehindTheJournal(t *testing.T) {
 	}))
 }
 
-// writeForever puts pairs of namespaces with one value, each pair in one transaction.
+// writeForever puts pairs of namespaces with one value, each pair in one transaction. Between two it lets the file go, for
+// bbolt tries only now and then to get it.
 func writeForever(path string) {
 	s := OpenBolt(path)
 	for i := 0; ; i++ {
+		<-time.After(5 * time.Millisecond)
 		_, err := s.Transact(context.Background(), func(tx *Tx) error {
 			for _, n := range []string{"left", "right"} {
 				obj := client.Object(namespace(n, fmt.Sprintf("v=%d", i)))

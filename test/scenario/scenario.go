@@ -155,6 +155,9 @@ func parseFlow(line string) (f Flow, err error) {
 		return f, fmt.Errorf("verdict %q is neither Allow nor Deny", wants[0])
 	}
 	f.By = wants[1:]
+	if len(f.By) > 0 && f.By[0] != "ingress" && f.By[0] != "egress" {
+		return f, fmt.Errorf("direction %q is neither ingress nor egress", f.By[0])
+	}
 	f.Spec = policy.FlowSpec{From: words[0], To: words[2], Protocol: policy.ProtocolText(words[3])}
 	return f, f.numbers(words[4:])
 }
