@@ -1,8 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,7 +84,7 @@ func orderText(order *float64) string {
 	if order == nil {
 		return "<nil>"
 	}
-	return fmt.Sprint(*order)
+	return strconv.FormatFloat(*order, 'f', -1, 64)
 }
 
 func labelSelectorText(s *metav1.LabelSelector) string {
