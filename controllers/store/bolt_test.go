@@ -255,7 +255,7 @@ func TestWatchFollowsOtherProcesses(t *testing.T) {
 	if got := w.until(); len(got) != 1 || !strings.Contains(got[0], "no such store") {
 		t.Fatalf("the file has gone: %v", got)
 	}
-	_, err = OpenBolt(s.path + ".new").Put(ctx, namespace("c", "x=y"))
+	_, err = OpenBolt(s.path+".new").Put(ctx, namespace("c", "x=y"))
 	must(t, err)
 	must(t, os.Rename(s.path+".new", s.path))
 	expect("+c", "-b")
