@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -64,6 +65,9 @@ type source struct {
 }
 
 func expand(path string, o ReadOptions) []source {
+	if path == "-" && o.Stdin == nil {
+		return []source{{"-", nil, errors.New("there is no standard input")}}
+	}
 	if path == "-" {
 		text, err := io.ReadAll(o.Stdin)
 		return []source{{"-", text, err}}
@@ -76,11 +80,15 @@ func expand(path string, o ReadOptions) []source {
 		return []source{readFile(path)}
 	}
 	var out []source
-	err = filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+	root := path
+	if !os.IsPathSeparator(root[len(root)-1]) {
+		root += string(filepath.Separator) // what a symbolic link points to, not the link
+	}
+	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			out = append(out, source{name, nil, err})
-		case d.IsDir() && name != path && !o.Recursive:
+		case d.IsDir() && name != root && !o.Recursive:
 			return fs.SkipDir
 		case !d.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)):
 			out = append(out, readFile(name))
@@ -151,7 +159,8 @@ type part struct {
 	line int
 }
 
-// split cuts a file at its lines of "---". Parts with nothing but comments are left out.
+// split cuts a file where YAML says that a document begins or ends: at its lines of "---" and "...". Parts with nothing but
+// comments are left out.
 func split(text []byte) (out []part) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	p := part{line: 1}
@@ -163,21 +172,32 @@ func split(text []byte) (out []part) {
 	line := 0
 	for l := range bytes.Lines(text) {
 		line++
-		if bare := bytes.TrimRight(l, " \t\r\n"); string(bare) == "---" || bytes.HasPrefix(l, []byte("--- ")) {
+		switch {
+		case marks(l, "---"):
 			add()
 			// what stands behind the separator belongs to the document; blanks keep the columns right
-			p = part{text: append([]byte("   "), l[3:]...), line: line}
-			continue
+			rest := bytes.TrimLeft(l[3:], " \t")
+			p = part{text: append(bytes.Repeat([]byte(" "), len(l)-len(rest)), rest...), line: line}
+		case marks(l, "..."):
+			add()
+			p = part{line: line + 1}
+		default:
+			p.text = append(p.text, l...)
 		}
-		p.text = append(p.text, l...)
 	}
 	add()
 	return out
 }
 
+// marks tells whether a line is the marker, alone or with something after a blank.
+func marks(line []byte, marker string) bool {
+	rest, ok := bytes.CutPrefix(line, []byte(marker))
+	return ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
+}
+
 func blank(text []byte) bool {
 	for l := range bytes.Lines(text) {
-		if l = bytes.TrimSpace(l); len(l) > 0 && l[0] != '#' && string(l) != "..." && l[0] != '%' {
+		if l = bytes.TrimSpace(l); len(l) > 0 && l[0] != '#' && l[0] != '%' {
 			return false
 		}
 	}
@@ -187,7 +207,7 @@ func blank(text []byte) bool {
 // documents of a part: one object, the items of a list, or the elements of an array.
 func (p *part) documents(file string, o ReadOptions) []Document {
 	m := p.locate()
-	value, err := p.decode()
+	value, err := p.decode(m)
 	if err != nil {
 		line, column, text := m.place(err)
 		return []Document{{File: file, Line: line, Column: column, Errors: []DocError{{Message: text, Line: line, Column: column}}}}
@@ -211,17 +231,15 @@ func (p *part) documents(file string, o ReadOptions) []Document {
 }
 
 // decode gives what the document says, with int64 and float64 as the API server has them. Duplicate keys are errors.
-func (p *part) decode() (value any, err error) {
+func (p *part) decode(m *places) (value any, err error) {
 	text := p.text
-	if trimmed := bytes.TrimSpace(text); trimmed[0] != '{' && trimmed[0] != '[' {
+	if trimmed := bytes.TrimSpace(text); trimmed[0] != '{' && trimmed[0] != '[' || strictly(trimmed) != nil {
+		// not JSON, though it may be YAML in flow style
 		if text, err = kyaml.YAMLToJSONStrict(text); err != nil {
 			return nil, err
 		}
-	} else if err := strictly(trimmed); err != nil {
-		// not JSON: it may be YAML in flow style
-		var yerr error
-		if text, yerr = kyaml.YAMLToJSONStrict(text); yerr != nil {
-			return nil, yerr
+		if m.beyond != nil {
+			return nil, m.beyond
 		}
 	}
 	err = utiljson.Unmarshal(text, &value)
@@ -237,19 +255,30 @@ func strictly(text []byte) error {
 	return err
 }
 
-// listItems are the elements of an array, or the items of an object whose kind ends in List. nil when it is neither.
+// listItems are the elements of an array, or the items of a List. nil when it is neither.
 func listItems(value any, node *yaml.Node) ([]any, []*yaml.Node) {
 	if items, ok := value.([]any); ok {
 		return items, children(node)
 	}
 	m, _ := value.(map[string]any)
-	kind, _ := m["kind"].(string)
 	items, ok := m["items"].([]any)
-	if !strings.HasSuffix(kind, "List") || !ok {
+	if !isList(m["apiVersion"], m["kind"]) || !ok && m["items"] != nil {
 		return nil, nil
 	}
 	_, at := child(node, "items")
-	return items, children(at)
+	return append([]any{}, items...), children(at)
+}
+
+// isList tells whether a document is a v1 List, or a list of one known kind such as GlobalNetworkPolicyList.
+func isList(apiVersion, kind any) bool {
+	version, _ := apiVersion.(string)
+	name, _ := kind.(string)
+	item, ok := strings.CutSuffix(name, "List")
+	if name == "List" {
+		return version == "v1"
+	}
+	_, err := kindOf(version, item)
+	return ok && err == nil
 }
 
 // admit makes an object of one decoded value.
@@ -263,9 +292,9 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 		fail("", "is not an object: expected fields such as apiVersion, kind and metadata")
 		return
 	}
-	for path, want := range map[string]any{"kind": "", "apiVersion": "", "metadata": map[string]any{}} {
-		if v, ok := m[path]; ok && fmt.Sprintf("%T", v) != fmt.Sprintf("%T", want) {
-			fail(path, "expected %s", wanted[path])
+	for _, w := range wanted {
+		if v, ok := m[w.field]; ok && fmt.Sprintf("%T", v) != fmt.Sprintf("%T", w.like) {
+			fail(w.field, "expected %s", w.text)
 		}
 	}
 	if meta, ok := m["metadata"].(map[string]any); ok {
@@ -306,8 +335,16 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 	}
 }
 
-var wanted = map[string]string{"kind": "text, e.g. GlobalNetworkPolicy", "apiVersion": "text, e.g. projectcalico.org/v3",
-	"metadata": "fields such as name"}
+// wanted is what the fields that every object has must look like before anything can be asked of them.
+var wanted = []struct {
+	field string
+	like  any
+	text  string
+}{
+	{"apiVersion", "", "text, e.g. projectcalico.org/v3"},
+	{"kind", "", "text, e.g. GlobalNetworkPolicy"},
+	{"metadata", map[string]any{}, "fields such as name"},
+}
 
 // errorText is the error without its field, which has a place of its own.
 func errorText(e *field.Error) string {

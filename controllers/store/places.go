@@ -2,6 +2,8 @@ package store
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -11,8 +13,9 @@ import (
 
 // places knows where in a file each field of a document stands.
 type places struct {
-	root *yaml.Node // nil when the text is not even YAML
-	line int        // of the file, on which the document's text begins
+	root   *yaml.Node // nil when the text is not even YAML
+	line   int        // of the file, on which the document's text begins
+	beyond error      // why there is more than one document in the text
 }
 
 // locate reads the document a second time, for the positions that the first reading does not keep. JSON may be indented with
@@ -22,10 +25,16 @@ func (p *part) locate() *places {
 	if t := bytes.TrimSpace(text); len(t) > 0 && (t[0] == '{' || t[0] == '[') {
 		text = bytes.ReplaceAll(text, []byte("\t"), []byte(" "))
 	}
-	var doc yaml.Node
 	m := &places{line: p.line}
-	if err := yaml.Unmarshal(text, &doc); err == nil && len(doc.Content) > 0 {
+	var doc, next yaml.Node
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&doc); err == nil && len(doc.Content) > 0 {
 		m.root = doc.Content[0]
+	}
+	// The decoder of values reads the first document and drops the rest. YAML ends lines at carriage returns and at U+0085,
+	// U+2028 and U+2029 too, so there may be markers that split did not see.
+	if err := d.Decode(&next); err != io.EOF {
+		m.beyond = fmt.Errorf("line %d: there is more after the end of the document: begin each with a line of ---, ended by a newline", max(next.Line, 1))
 	}
 	return m
 }
