@@ -142,11 +142,11 @@ type planView struct {
 }
 
 type endpointView struct {
-	Endpoint  string      `json:"endpoint"`
-	Node      string      `json:"node"`
-	Interface string      `json:"interface,omitempty"`
-	Addresses []string    `json:"addresses"`
-	Guards    []guardView `json:"guards"`
+	Endpoint   string      `json:"endpoint"`
+	Node       string      `json:"node"`
+	Interfaces []string    `json:"interfaces,omitempty"`
+	Addresses  []string    `json:"addresses"`
+	Guards     []guardView `json:"guards"`
 }
 
 type guardView struct {
@@ -191,7 +191,7 @@ func viewOf(p *policy.Plan, shown []*policy.Endpoint) planView {
 }
 
 func endpointViewOf(e *policy.Endpoint) endpointView {
-	v := endpointView{e.Ref.String(), e.Node, e.Iface, []string{}, []guardView{}}
+	v := endpointView{e.Ref.String(), e.Node, e.Ifaces, []string{}, []guardView{}}
 	for _, a := range e.Addrs {
 		v.Addresses = append(v.Addresses, a.String())
 	}

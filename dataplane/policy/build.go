@@ -9,9 +9,11 @@ import (
 
 // Plan says what to enforce now. It is built whole each time, from what the objects say and nothing else.
 func (x *Index) Plan() *Plan {
+	endpoints := x.hostEndpoints()
+	hosts := x.hostList(endpoints)
 	b := builder{
-		index: x, profiles: x.profilesByName(), tiers: x.orderedTiers(),
-		plan:  &Plan{Node: x.node, Hosts: x.hostList(), EndpointToHost: x.options.EndpointToHost},
+		index: x, stands: x.standings(hosts, endpoints), profiles: x.profilesByName(), tiers: x.orderedTiers(),
+		plan:  &Plan{Node: x.node, Hosts: hosts, EndpointToHost: x.options.EndpointToHost},
 		books: map[v3.Ref]*book{}, specs: map[string]setSpec{},
 	}
 	for _, ref := range sortedRefs(x.members) {
@@ -33,7 +35,8 @@ type builder struct {
 	plan     *Plan
 	profiles map[string]*profile
 	tiers    []orderedTier
-	books    map[v3.Ref]*book // that some guard names
+	stands   map[v3.Ref][]string // the interfaces of host endpoints
+	books    map[v3.Ref]*book    // that some guard names
 	specs    map[string]setSpec
 }
 
@@ -60,20 +63,35 @@ func (x *Index) orderedTiers() []orderedTier {
 }
 
 func (b *builder) endpoint(m *member) {
-	e := Endpoint{Ref: m.ref, Node: m.node, Iface: m.iface, Addrs: m.addrs}
+	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
+	if !e.Host() && m.iface != "" {
+		e.Ifaces = []string{m.iface}
+	}
 	labels := b.labels(m)
 	for _, d := range []Direction{Ingress, Egress} {
 		g := Guard{Stage: Normal, Direction: d}
-		if e.Host() {
-			g.Tiers = append(g.Tiers, Tier{Policies: []v3.Ref{b.use(failsafeBook(b.index.options))}, Default: Pass})
-		}
-		g.Tiers = append(g.Tiers, b.policyTiers(labels, d)...)
-		for _, name := range m.profiles {
-			g.Tiers = append(g.Tiers, Tier{Policies: []v3.Ref{b.use(&b.profile(name).book)}, Default: Pass})
+		if !m.closed {
+			g.Tiers = b.tiersOf(m, labels, d)
 		}
 		e.Guards = append(e.Guards, Guard{Stage: g.Stage, Direction: d, Tiers: append(g.Tiers, Tier{Default: Deny})})
 	}
 	b.plan.Endpoints = append(b.plan.Endpoints, e)
+}
+
+// tiersOf a member: what is built in, its policies, its profiles.
+func (b *builder) tiersOf(m *member, l labels, d Direction) (out []Tier) {
+	alone := func(k *book) Tier { return Tier{Policies: []v3.Ref{b.use(k)}, Default: Pass} }
+	switch {
+	case m.ref.Kind == "HostEndpoint":
+		out = append(out, alone(&book{policy: failsafe(b.index.options)}))
+	case d == Egress:
+		out = append(out, alone(&book{policy: noTunnels}))
+	}
+	out = append(out, b.policyTiers(l, d)...)
+	for _, name := range m.profiles {
+		out = append(out, alone(&b.profile(name).book))
+	}
+	return out
 }
 
 // policyTiers leaves out a tier of which no policy selects the endpoint in that direction (contract §4.2).
@@ -105,8 +123,6 @@ func (b *builder) profile(name string) *profile {
 	b.profiles[name] = p
 	return p
 }
-
-func failsafeBook(o Options) *book { return &book{policy: failsafe(o)} }
 
 // policy adds a policy and notes the sets that it names.
 func (b *builder) policy(k *book) {
@@ -150,6 +166,9 @@ func (b *builder) sets() {
 	all := make([]labels, 0, len(b.index.members))
 	members := make([]*member, 0, len(b.index.members))
 	for _, m := range b.index.members {
+		if m.closed {
+			continue
+		}
 		members, all = append(members, m), append(all, b.labels(m))
 	}
 	for _, id := range sortedKeys(b.specs) {
@@ -216,7 +235,7 @@ func (p AddrPort) Compare(o AddrPort) int {
 	return (int(p.Proto)-int(o.Proto))<<16 + int(p.Port) - int(o.Port)
 }
 
-func (x *Index) hostList() []Host {
+func (x *Index) hostList(endpoints map[string][]*member) []Host {
 	by := map[string][]netip.Addr{}
 	for _, h := range x.hosts {
 		by[h.Name] = append(by[h.Name], h.Addrs...)
@@ -225,7 +244,8 @@ func (x *Index) hostList() []Host {
 	for _, name := range sortedKeys(by) {
 		addrs := by[name]
 		slices.SortFunc(addrs, netip.Addr.Compare)
-		out = append(out, Host{Name: name, Addrs: slices.Compact(addrs)})
+		addrs = slices.Compact(addrs)
+		out = append(out, Host{Name: name, Addrs: addrs, Ifaces: x.interfaces(name, endpoints[name], addrs)})
 	}
 	return out
 }
@@ -241,7 +261,7 @@ func sortedRefs[V any](m map[v3.Ref]V) []v3.Ref {
 
 // link makes the look-ups that Trace needs. An address that several endpoints claim is the first one's, by Ref.
 func (p *Plan) link() {
-	p.byAddr, p.hosts = map[netip.Addr]*Endpoint{}, map[netip.Addr]string{}
+	p.byAddr, p.hosts = map[netip.Addr]*Endpoint{}, map[netip.Addr]*Host{}
 	p.policies, p.sets = map[v3.Ref]*Policy{}, map[string]*Set{}
 	for i := range p.Endpoints {
 		e := &p.Endpoints[i]
@@ -251,10 +271,10 @@ func (p *Plan) link() {
 			}
 		}
 	}
-	for _, h := range p.Hosts {
-		for _, a := range h.Addrs {
-			if _, taken := p.hosts[a]; !taken {
-				p.hosts[a] = h.Name
+	for i := range p.Hosts {
+		for _, a := range p.Hosts[i].Addrs {
+			if p.hosts[a] == nil {
+				p.hosts[a] = &p.Hosts[i]
 			}
 		}
 	}

@@ -33,6 +33,18 @@ var hostDiscovery = append(slices.Clone(NeighbourDiscovery), 134)
 // failsafeRef names the failsafe list as if it were a policy.
 var failsafeRef = v3.Ref{Kind: "Failsafe", Name: "ports"}
 
+// noTunnels stands before a workload's policies: what it wraps into a tunnel packet of its own would pass for another's
+// when the host unwraps it (contract §4.7).
+var noTunnels = Policy{Ref: v3.Ref{Kind: "Protection", Name: "tunnels"}, Egress: []Rule{
+	{Action: Deny, Index: 0, Families: AnyFamily, Proto: ProtoUDP, Dst: Side{Ports: []PortRange{{4789, 4789}}}, Note: "a workload may not send VXLAN packets"},
+	{Action: Deny, Index: 1, Families: AnyFamily, Proto: protoIPIP, Note: "a workload may not send IP-in-IP packets"},
+}}
+
+const protoIPIP = 4
+
+// builtIn are policies that nobody wrote.
+func builtIn(r v3.Ref) bool { return r == failsafeRef || r == noTunnels.Ref }
+
 // failsafe is the policy that stands before all others at a host endpoint.
 func failsafe(o Options) Policy {
 	p := Policy{Ref: failsafeRef}

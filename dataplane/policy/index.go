@@ -47,6 +47,7 @@ type Index struct {
 	members  map[v3.Ref]*member
 	services map[v3.Ref]service
 	hosts    map[v3.Ref]Host
+	ifaces   []Iface // what the node really has; nil when nobody said
 }
 
 // NewIndex makes an Index whose Plan is for one node, or for every node when node is "".

@@ -29,6 +29,7 @@ const (
 type member struct {
 	ref      v3.Ref
 	endpoint bool
+	closed   bool // nothing passes to it or from it, and no selector finds it
 	node     string
 	iface    string
 	labels   map[string]string // its own
@@ -55,7 +56,7 @@ type service struct {
 // (contract §1.9).
 func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 	addrs, err := podAddrs(o)
-	if o.Spec.NodeName == "" || len(addrs) == 0 || o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed {
+	if o.Spec.NodeName == "" || len(addrs) == 0 || finished(o) {
 		return nil, err
 	}
 	m := &member{ref: ref, endpoint: true, node: o.Spec.NodeName, addrs: addrs, labels: map[string]string{}}
@@ -64,6 +65,9 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 		if !strings.HasPrefix(k, namespacePrefix) && !strings.HasPrefix(k, serviceAccountPfx) {
 			m.labels[k] = v
 		}
+	}
+	if o.Annotations[annotationSources] != "" {
+		err = errors.Join(err, m.spoofing("metadata.annotations["+annotationSources+"]"))
 	}
 	m.labels[labelNamespace] = o.Namespace
 	m.labels[labelOrchestrator] = "k8s"
@@ -82,6 +86,25 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 	return m, err
 }
 
+// finished pods have no address any more, though their status may still name it: it may be another's by now.
+func finished(o *corev1.Pod) bool {
+	given, annotated := o.Annotations[annotationPodIP]
+	return o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed ||
+		o.DeletionTimestamp != nil && annotated && given == ""
+}
+
+const (
+	annotationPodIP   = "cni.projectcalico.org/podIP"
+	annotationSources = "cni.projectcalico.org/allowedSourcePrefixes"
+)
+
+// spoofing is refused by cutting off whoever asks for it, as Calico does while workloadSourceSpoofing is Disabled
+// (contract §1.9).
+func (m *member) spoofing(field string) error {
+	m.closed = true
+	return fmt.Errorf("%s: sending from other addresses is not allowed here: the endpoint is cut off", field)
+}
+
 // podAddrs takes the first source of addresses that has any.
 func podAddrs(o *corev1.Pod) ([]netip.Addr, error) {
 	var texts []string
@@ -89,7 +112,7 @@ func podAddrs(o *corev1.Pod) ([]netip.Addr, error) {
 		texts = append(texts, ip.IP)
 	}
 	for _, other := range []string{o.Status.PodIP, o.Annotations["cni.projectcalico.org/podIPs"],
-		o.Annotations["cni.projectcalico.org/podIP"], o.Annotations["vpc.amazonaws.com/pod-ips"]} {
+		o.Annotations[annotationPodIP], o.Annotations["vpc.amazonaws.com/pod-ips"]} {
 		if len(texts) == 0 && other != "" {
 			texts = strings.Split(other, ",")
 		}
@@ -110,6 +133,9 @@ func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
 		m.labels[labelServiceAccount] = o.Spec.ServiceAccountName
 	}
 	errs := []error{err}
+	if len(o.Spec.AllowSpoofedSourcePrefixes) > 0 {
+		errs = append(errs, m.spoofing("spec.allowSpoofedSourcePrefixes"))
+	}
 	for i, p := range o.Spec.Ports {
 		proto, err := v3.ParseProtocol(p.Protocol)
 		if err != nil {

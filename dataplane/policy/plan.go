@@ -21,23 +21,24 @@ type Plan struct {
 	EndpointToHost Action
 
 	byAddr   map[netip.Addr]*Endpoint // workloads
-	hosts    map[netip.Addr]string
+	hosts    map[netip.Addr]*Host
 	policies map[v3.Ref]*Policy
 	sets     map[string]*Set
 }
 
-// Host is a node and the addresses that are its own.
+// Host is a node, the addresses that are its own, and its interfaces, the one that leads elsewhere first.
 type Host struct {
-	Name  string
-	Addrs []netip.Addr
+	Name   string
+	Addrs  []netip.Addr
+	Ifaces []Iface
 }
 
 // Endpoint is something that policy guards: a workload, or a host's interface.
 type Endpoint struct {
-	Ref   v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
-	Node  string
-	Iface string       // the host's interface; "*" any; "" not known, then Addrs tell
-	Addrs []netip.Addr // the endpoint's own addresses, sorted
+	Ref    v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
+	Node   string
+	Ifaces []string     // the host's interfaces behind or on which it stands; "*" is any other; of a pod they may not be known
+	Addrs  []netip.Addr // the endpoint's own addresses, sorted
 	// Guards are by Stage and Direction; what has no guard is not judged there.
 	Guards []Guard
 }

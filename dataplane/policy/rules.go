@@ -274,7 +274,7 @@ func hashID(prefix, text string) string {
 }
 
 var shortKinds = map[string]string{"NetworkPolicy": "np", "GlobalNetworkPolicy": "gnp", "Profile": "pro",
-	v3.KindKubernetesNetworkPolicy: "knp", v3.KindKubernetesClusterNetworkPolicy: "kcnp", "Failsafe": "failsafe"}
+	v3.KindKubernetesNetworkPolicy: "knp", v3.KindKubernetesClusterNetworkPolicy: "kcnp", "Failsafe": "failsafe", "Protection": "protection"}
 
 // ShortKind is Calico's short name of a policy kind (contract §4.10).
 func ShortKind(kind string) string { return shortKinds[kind] }

@@ -28,8 +28,8 @@ func (p *Plan) String() string {
 func (e *Endpoint) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s on %s", e.Ref, e.Node)
-	if e.Iface != "" {
-		fmt.Fprintf(&b, " interface %s", e.Iface)
+	if len(e.Ifaces) > 0 {
+		fmt.Fprintf(&b, " interface %s", strings.Join(e.Ifaces, ","))
 	}
 	for _, a := range e.Addrs {
 		fmt.Fprintf(&b, " %s", a)
@@ -199,7 +199,7 @@ func (x *Index) Addrs(end string) ([]netip.Addr, error) {
 }
 
 func (x *Index) hostAddrs(name string) ([]netip.Addr, error) {
-	for _, h := range x.hostList() {
+	for _, h := range x.hostList(nil) {
 		if h.Name == name && len(h.Addrs) > 0 {
 			return h.Addrs, nil
 		}

@@ -15,7 +15,7 @@ type Flow struct {
 	SrcPort, DstPort   uint16
 	ICMPType, ICMPCode uint8
 	// InIface and OutIface are the host's interfaces on which the packet comes in and goes out. Where they are "" Trace
-	// takes the host endpoint that has the host's address, else the first that names an interface, else one for all.
+	// takes the one that has the host's address.
 	InIface, OutIface string
 }
 
@@ -53,24 +53,24 @@ type Step struct {
 func (p *Plan) Trace(f Flow) Trace {
 	t := tracer{plan: p, flow: &f, out: Trace{Verdict: Allow}}
 	src, dst := p.byAddr[f.Src], p.byAddr[f.Dst]
-	srcHost, dstHost := p.hosts[f.Src], p.hosts[f.Dst]
+	srcHost, dstHost := p.Host(f.Src), p.Host(f.Dst)
 	switch {
 	case src != nil && src == dst:
 		t.note(src.Ref, Egress, Allow, "a packet to itself never leaves the workload")
 		return t.out
 	case src != nil:
 		t.fromWorkload(src, dstHost)
-	case srcHost != "" && dst != nil && dst.Node == srcHost:
+	case srcHost != nil && dst != nil && dst.Node == srcHost.Name:
 		t.note(dst.Ref, Ingress, Allow, "a host may always reach its own workloads")
 		return t.out
-	case srcHost != "":
+	case srcHost != nil:
 		t.judgeHost(srcHost, f.Src, dstHost, f.OutIface, Egress)
 	}
 	switch {
 	case t.out.Verdict == Deny:
 	case dst != nil:
 		t.judge(dst, Ingress)
-	case dstHost != "" && (src == nil || src.Node != dstHost):
+	case dstHost != nil && (src == nil || src.Node != dstHost.Name):
 		t.judgeHost(dstHost, f.Dst, srcHost, f.InIface, Ingress)
 	}
 	return t.out
@@ -89,8 +89,8 @@ func (t *tracer) note(ref v3.Ref, d Direction, a Action, why string) {
 
 // fromWorkload judges a workload's egress; a packet to its own host then meets EndpointToHost (contract §4.4), and
 // neighbour discovery with the host meets no policy (contract §4.6).
-func (t *tracer) fromWorkload(src *Endpoint, dstHost string) {
-	own := dstHost == src.Node && dstHost != ""
+func (t *tracer) fromWorkload(src *Endpoint, dstHost *Host) {
+	own := dstHost != nil && dstHost.Name == src.Node
 	if own && t.flow.Proto == ProtoICMPv6 && t.flow.Src.Is6() && slices.Contains(NeighbourDiscovery, t.flow.ICMPType) {
 		t.note(src.Ref, Egress, Allow, "IPv6 neighbour discovery with the own host is always allowed")
 		return
@@ -110,44 +110,32 @@ func (t *tracer) fromWorkload(src *Endpoint, dstHost string) {
 var toHostNames = map[Action]string{Allow: "Accept", Deny: "Drop", Pass: "Return"}
 
 // judgeHost judges at the host endpoint that a host's packet meets. Between two addresses of one host it goes through
-// the loopback interface, where only an endpoint for all interfaces stands.
-func (t *tracer) judgeHost(host string, own netip.Addr, far, iface string, d Direction) {
-	if far == host {
+// the loopback interface.
+func (t *tracer) judgeHost(host *Host, own netip.Addr, far *Host, iface string, d Direction) {
+	switch {
+	case far == host:
 		iface = "lo"
+	case iface == "":
+		iface = host.Iface(own)
 	}
-	if e := t.plan.hostEndpoint(host, own, iface); e != nil {
+	if e := t.plan.hostEndpoint(host.Name, iface); e != nil {
 		t.judge(e, d)
 	}
 }
 
-// hostEndpoint is the one on an interface, else the one that has the address, else the one for all interfaces.
-func (p *Plan) hostEndpoint(host string, own netip.Addr, iface string) *Endpoint {
-	var byAddr, any *Endpoint
+// hostEndpoint is the one on an interface, else the one for all that have none.
+func (p *Plan) hostEndpoint(host, iface string) (all *Endpoint) {
 	for i := range p.Endpoints {
 		e := &p.Endpoints[i]
-		if !e.Host() || e.Node != host {
-			continue
-		}
-		has := slices.Contains(e.Addrs, own)
 		switch {
-		case e.Iface == "*":
-			any = first(any, e)
-		case e.Iface == "":
-			if has && iface != "lo" {
-				byAddr = first(byAddr, e)
-			}
-		case e.Iface == iface, iface == "" && (has || len(e.Addrs) == 0):
+		case !e.Host() || e.Node != host:
+		case slices.Contains(e.Ifaces, iface):
 			return e
+		case slices.Contains(e.Ifaces, "*"):
+			all = e
 		}
 	}
-	return first(byAddr, any)
-}
-
-func first(a, b *Endpoint) *Endpoint {
-	if a != nil {
-		return a
-	}
-	return b
+	return all
 }
 
 // settle records what decided in a direction.
@@ -219,7 +207,7 @@ func (t *tracer) policy(e *Endpoint, d Direction, tier *Tier, ref v3.Ref) *Rule 
 		}
 		t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, ref, r.Index, Log, "the rule matches: logged, and the next rule is asked"})
 	}
-	if ref != failsafeRef {
+	if !builtIn(ref) {
 		t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, ref, -1, None, "no rule matches"})
 	}
 	return nil

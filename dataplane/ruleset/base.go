@@ -17,12 +17,12 @@ func (c *compiler) baseChains() {
 		{ID: "defaultEndpointToHostAction", Counter: true, Verdict: toHost},
 	}}
 	for _, b := range []Chain{
-		{Name: "from-workload", Hook: "forward", Priority: priorityFrom, Rules: lookups("from-workload", KeyIIFName, saddrs, false)},
-		{Name: "to-workload", Hook: "forward", Priority: priorityTo, Rules: lookups("to-workload", KeyOIFName, daddrs, false)},
+		{Name: "from-workload", Hook: "forward", Priority: priorityFrom, Rules: lookups("from-workload", KeyIIFName, saddrs)},
+		{Name: "to-workload", Hook: "forward", Priority: priorityTo, Rules: lookups("to-workload", KeyOIFName, daddrs)},
 		{Name: "from-workload-to-host", Hook: "input", Priority: priorityFrom,
-			Rules: append([]Rule{discoveryRule()}, lookups("from-workload", KeyIIFName, saddrs, false)...)},
-		{Name: "to-host", Hook: "input", Priority: priorityTo, Rules: c.host(policy.Ingress, KeyIIFName, saddrs, daddrs, Verdict{Goto, "workload-to-host"})},
-		{Name: "from-host", Hook: "output", Priority: priorityTo, Rules: c.host(policy.Egress, KeyOIFName, daddrs, saddrs, Verdict{Kind: Accept})},
+			Rules: append([]Rule{discoveryRule()}, lookups("from-workload", KeyIIFName, saddrs)...)},
+		{Name: "to-host", Hook: "input", Priority: priorityTo, Rules: c.host(policy.Ingress, KeyIIFName, saddrs, Verdict{Goto, "workload-to-host"})},
+		{Name: "from-host", Hook: "output", Priority: priorityTo, Rules: c.host(policy.Egress, KeyOIFName, daddrs, Verdict{Kind: Accept})},
 	} {
 		b.Rules = append([]Rule{established}, b.Rules...)
 		c.chains[b.Name] = &b
@@ -35,29 +35,23 @@ var established = Rule{Matches: []Match{{Key: KeyCTState, Elem: Elem{Num: CTEsta
 func saddrs(f *family) Key { return f.saddr }
 func daddrs(f *family) Key { return f.daddr }
 
-// lookups lead a packet to the guard of its endpoint. An address must not be looked up for what goes through the loopback
-// interface where that is asked: the host endpoint that has it stands on another interface.
-func lookups(name string, iface Key, addr func(*family) Key, notLoopback bool) []Rule {
+// lookups lead a packet to the guard of its workload.
+func lookups(name string, iface Key, addr func(*family) Key) []Rule {
 	out := []Rule{{VMap: &VMap{iface, name + "-iface"}}}
 	for i := range families {
-		f := &families[i]
-		r := Rule{VMap: &VMap{addr(f), name + f.digit}}
-		if notLoopback {
-			r.Matches = []Match{{Key: iface, Not: true, Elem: Elem{Iface: "lo"}}}
-		}
-		out = append(out, r)
+		out = append(out, Rule{VMap: &VMap{addr(&families[i]), name + families[i].digit}})
 	}
 	return out
 }
 
 // host is a base chain of the host: first what goes between it and its own workloads, then its host endpoints.
-func (c *compiler) host(d policy.Direction, iface Key, workload, own func(*family) Key, toWorkload Verdict) []Rule {
+func (c *compiler) host(d policy.Direction, iface Key, workload func(*family) Key, toWorkload Verdict) []Rule {
 	out := []Rule{{Matches: []Match{{Key: iface, Set: "workload-iface"}}, Verdict: toWorkload}}
 	for i := range families {
 		f := &families[i]
 		out = append(out, Rule{Matches: []Match{{Key: workload(f), Set: "workload" + f.digit}}, Verdict: toWorkload})
 	}
-	out = append(out, lookups(mapNames[d]["host"], iface, own, true)...)
+	out = append(out, Rule{VMap: &VMap{iface, mapNames[d]["host"] + "-iface"}})
 	if c.any[d] != "" {
 		out = append(out, Rule{Verdict: Verdict{Goto, c.any[d]}})
 	}

@@ -148,10 +148,12 @@ func (c *compiler) netElems(f *family, nets []netip.Prefix) (out []Elem) {
 
 // endpoints makes the maps that lead a packet to the guard of its endpoint, and the chains of the guards.
 func (c *compiler) endpoints() {
+	for _, m := range []string{"from-workload-iface", "to-workload-iface", "from-host-iface", "to-host-iface"} {
+		c.maps[m] = &Map{Name: m, Type: TypeIface}
+	}
 	for _, f := range families {
-		for _, m := range []string{"from-workload", "to-workload", "from-host", "to-host"} {
+		for _, m := range []string{"from-workload", "to-workload"} {
 			c.maps[m+f.digit] = &Map{Name: m + f.digit, Type: f.addr}
-			c.maps[m+"-iface"] = &Map{Name: m + "-iface", Type: TypeIface}
 		}
 		c.set("workload"+f.digit, f.addr, false)
 	}
@@ -169,23 +171,23 @@ func (c *compiler) endpoints() {
 	}
 }
 
-// dispatch leads packets of an endpoint to its guard: by interface where it is known, and by address. Of several endpoints
-// that claim one the first has it, as in policy.Plan.
+// dispatch leads packets of an endpoint to its guard: by interface where it is known and, a workload's, by address. Of
+// several workloads that claim one the first has it, as in policy.Plan.
 func (c *compiler) dispatch(e *policy.Endpoint, d policy.Direction, guard string) {
 	name := mapNames[d]["workload"]
 	if e.Host() {
 		name = mapNames[d]["host"]
 	}
-	if e.Host() && e.Iface == "*" {
-		c.any[d] = cmp.Or(c.any[d], guard)
-		return
-	}
 	to := Verdict{Goto, guard}
-	if e.Iface != "" {
-		c.maps[name+"-iface"].add(Elem{Iface: e.Iface}, to)
-		if e.Host() {
-			return // an interface's name is the last word (contract §4.4)
+	for _, iface := range e.Ifaces {
+		if iface == "*" {
+			c.any[d] = guard
+			continue
 		}
+		c.maps[name+"-iface"].add(Elem{Iface: iface}, to)
+	}
+	if e.Host() {
+		return
 	}
 	for _, a := range e.Addrs {
 		c.maps[name+digit(a)].add(Elem{From: a, To: a}, to)
@@ -206,8 +208,8 @@ func digit(a netip.Addr) string {
 
 // workload notes what belongs to local workloads, for the chains between them and their host.
 func (c *compiler) workload(e *policy.Endpoint) {
-	if e.Iface != "" {
-		c.sets["workload-iface"].Elems = append(c.sets["workload-iface"].Elems, Elem{Iface: e.Iface})
+	for _, iface := range e.Ifaces {
+		c.sets["workload-iface"].Elems = append(c.sets["workload-iface"].Elems, Elem{Iface: iface})
 	}
 	for _, a := range e.Addrs {
 		s := c.sets["workload"+digit(a)]

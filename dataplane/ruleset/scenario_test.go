@@ -111,13 +111,15 @@ func send(p *policy.Plan, nodes map[string]*interpreter, f policy.Flow) policy.A
 		return in.hook(hook, pkt)
 	}
 	sameNode := src.node != "" && src.node == dst.node
-	// out of the source
+	// out of the source: by the interface that has its address, or the host's first one
 	out := "eth0"
-	if sameNode {
+	switch {
+	case sameNode && !dst.workload && !src.workload:
+		out = "lo"
+	case sameNode:
 		out = dst.iface
-		if !dst.workload && !src.workload {
-			out = "lo"
-		}
+	case !src.workload:
+		out = src.iface
 	}
 	switch {
 	case src.node == "":
@@ -139,7 +141,7 @@ func send(p *policy.Plan, nodes map[string]*interpreter, f policy.Flow) policy.A
 	case sameNode:
 		return verdict[hook(dst.node, "input", "lo", "")]
 	}
-	return verdict[hook(dst.node, "input", "eth0", "")]
+	return verdict[hook(dst.node, "input", dst.iface, "")]
 }
 
 // end is where an address is.
@@ -150,16 +152,14 @@ type end struct {
 
 func whereIs(p *policy.Plan, a netip.Addr) end {
 	if e := p.Workload(a); e != nil {
-		iface := e.Iface
-		if iface == "" {
-			iface = "cali-" + e.Ref.Namespace + "." + e.Ref.Name
+		iface := "cali-" + e.Ref.Namespace + "." + e.Ref.Name
+		if len(e.Ifaces) > 0 {
+			iface = e.Ifaces[0]
 		}
 		return end{e.Node, iface, true}
 	}
-	for _, h := range p.Hosts {
-		if slices.Contains(h.Addrs, a) {
-			return end{node: h.Name}
-		}
+	if h := p.Host(a); h != nil {
+		return end{node: h.Name, iface: h.Iface(a)}
 	}
 	return end{}
 }

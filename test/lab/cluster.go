@@ -18,9 +18,10 @@ func ClusterOf(p *policy.Plan, flows []policy.Flow) Cluster {
 	for i := range p.Endpoints {
 		b.node(p.Endpoints[i].Node)
 	}
-	b.interfaces(p)
 	for _, h := range p.Hosts {
-		b.own(b.node(h.Name), "", h.Addrs)
+		for _, f := range h.Ifaces {
+			b.own(b.node(h.Name), f.Name, f.Addrs)
+		}
 	}
 	for i := range p.Endpoints {
 		b.workload(&p.Endpoints[i])
@@ -56,22 +57,12 @@ func (b *clusterBuilder) node(name string) *Node {
 	return b.nodes[name]
 }
 
-// interfaces makes the uplinks that host endpoints name, with the addresses that they expect there.
-func (b *clusterBuilder) interfaces(p *policy.Plan) {
-	for i := range p.Endpoints {
-		e := &p.Endpoints[i]
-		if e.Host() && e.Iface != "" && e.Iface != "*" {
-			b.own(b.node(e.Node), e.Iface, e.Addrs)
-		}
-	}
-}
-
-// own puts addresses that nobody has yet on an interface; "" is the first one, which is called eth0 if nobody named it.
+// own puts addresses that nobody has yet on an interface.
 func (b *clusterBuilder) own(n *Node, iface string, addrs []netip.Addr) {
-	at := slices.IndexFunc(n.Uplinks, func(u Uplink) bool { return iface == "" || u.Iface == iface })
+	at := slices.IndexFunc(n.Uplinks, func(u Uplink) bool { return u.Iface == iface })
 	if at < 0 {
 		at = len(n.Uplinks)
-		n.Uplinks = append(n.Uplinks, Uplink{Iface: cmp.Or(iface, "eth0")})
+		n.Uplinks = append(n.Uplinks, Uplink{Iface: iface})
 	}
 	u := &n.Uplinks[at]
 	for _, a := range addrs {
@@ -86,7 +77,10 @@ func (b *clusterBuilder) workload(e *policy.Endpoint) {
 	if e.Host() {
 		return
 	}
-	w := Workload{Name: e.Ref.Namespace + "/" + e.Ref.Name, Node: e.Node, Iface: e.Iface}
+	w := Workload{Name: e.Ref.Namespace + "/" + e.Ref.Name, Node: e.Node}
+	if len(e.Ifaces) > 0 {
+		w.Iface = e.Ifaces[0]
+	}
 	for _, a := range e.Addrs {
 		if !b.taken[a] {
 			b.taken[a] = true

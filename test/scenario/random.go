@@ -145,8 +145,15 @@ func (d draw) hostEndpoint(i int) client.Object {
 	h.Labels["role"] = "node"
 	n := d.upTo(len(nodeNames)-1, "node")
 	h.Spec.Node = nodeNames[n]
-	h.Spec.InterfaceName = pick(d, []string{"eth0", "*", ""})
-	h.Spec.ExpectedIPs = []string{fmt.Sprintf("192.0.2.%d", n+1), fmt.Sprintf("2001:db8::%d", n+1)}
+	h.Spec.InterfaceName = pick(d, []string{"eth0", "eth1", "*", ""})
+	for _, a := range []string{fmt.Sprintf("192.0.2.%d", n+1), fmt.Sprintf("2001:db8::%d", n+1)} {
+		if d.flip("expected") {
+			h.Spec.ExpectedIPs = append(h.Spec.ExpectedIPs, a)
+		}
+	}
+	if h.Spec.InterfaceName == "" && len(h.Spec.ExpectedIPs) == 0 {
+		h.Spec.ExpectedIPs = []string{fmt.Sprintf("192.0.2.%d", n+1)}
+	}
 	if d.flip("profile") {
 		h.Spec.Profiles = some(d, profileNames)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/tools/txtar"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
@@ -24,12 +25,14 @@ import (
 //	-- cluster --        who is there, a line each, see cluster.go
 //	-- objects.yaml --   policies and what else has no short form, as users write them
 //	-- options --        defaultEndpointToHostAction: Accept
+//	-- complaints --     Kind/namespace/name of the objects that the index complains about, a line each
 //	-- flows --          FROM > TO PROTOCOL [PORT] [from PORT] [type N] [code N] : VERDICT [DIRECTION TIER POLICY RULE]
 //	-- table.NODE --     optional: the node's table; rewritten by -update
 type Scenario struct {
 	Name, Comment string
 	Objects       []client.Object
 	Options       policy.Options
+	Complaints    []string
 	Flows         []Flow
 	Tables        map[string]string
 
@@ -92,6 +95,9 @@ func (s *Scenario) section(name, text string) error {
 		return err
 	case name == "objects.yaml":
 		return s.objects(text)
+	case name == "complaints":
+		s.Complaints = strings.Fields(text)
+		return nil
 	case name == "options":
 		return s.options(text)
 	case name == "flows":
@@ -195,8 +201,13 @@ func (f *Flow) numbers(words []string) error {
 func (s *Scenario) Index(node string) (*policy.Index, error) {
 	x := policy.NewIndex(node, s.Options)
 	for _, o := range s.Objects {
-		if err := x.Set(o); err != nil {
+		err := x.Set(o)
+		ref := v3.RefOf(o.(v3.Object)).String()
+		switch expected := slices.Contains(s.Complaints, ref); {
+		case err != nil && !expected:
 			return nil, err
+		case err == nil && expected:
+			return nil, fmt.Errorf("nothing is said about %s", ref)
 		}
 	}
 	return x, nil

@@ -6,7 +6,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"pgregory.net/rapid"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -38,15 +37,14 @@ func TestRandomClustersAreAdmitted(t *testing.T) {
 // a rule.
 func TestEverythingHasACase(t *testing.T) {
 	seen := map[string]int{}
-	count := func(objs []client.Object) {
-		for _, o := range objs {
+	count := func(s *Scenario) {
+		for _, o := range s.Objects {
 			seen["kind "+v3.RefOf(o.(v3.Object)).Kind]++
 		}
-		x := policy.NewIndex("", policy.Options{})
-		for _, o := range objs {
-			if err := x.Set(o); err != nil {
-				t.Error(err)
-			}
+		x, err := s.Index("")
+		if err != nil {
+			t.Error(err)
+			return
 		}
 		for _, p := range x.Plan().Policies {
 			for _, rules := range [][]policy.Rule{p.Ingress, p.Egress} {
@@ -61,7 +59,7 @@ func TestEverythingHasACase(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range all {
-		count(s.Objects)
+		count(&s)
 	}
 	for _, what := range wanted() {
 		if seen[what] == 0 {

@@ -1,0 +1,119 @@
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Iface is an interface of a host and the addresses on it.
+type Iface struct {
+	Name  string
+	Addrs []netip.Addr
+}
+
+// SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
+// interface that a host endpoint names has the addresses that this endpoint expects, and every other address of the host is on
+// its first interface, which is the first that an endpoint names, or eth0.
+func (x *Index) SetInterfaces(ifaces []Iface) { x.ifaces = ifaces }
+
+// hostEndpoints of each host, by name.
+func (x *Index) hostEndpoints() map[string][]*member {
+	out := map[string][]*member{}
+	for ref, m := range x.members {
+		if ref.Kind == "HostEndpoint" && (x.node == "" || m.node == x.node) {
+			out[m.node] = append(out[m.node], m)
+		}
+	}
+	for _, all := range out {
+		slices.SortFunc(all, func(a, b *member) int { return a.ref.Compare(b.ref) })
+	}
+	return out
+}
+
+func (m *member) named() bool { return m.iface != "" && m.iface != "*" }
+
+// interfaces of a host, the first one first.
+func (x *Index) interfaces(host string, endpoints []*member, addrs []netip.Addr) []Iface {
+	if host == x.node && x.ifaces != nil {
+		return x.ifaces
+	}
+	var out []Iface
+	taken := map[netip.Addr]bool{}
+	put := func(name string, addrs []netip.Addr) {
+		i := slices.IndexFunc(out, func(f Iface) bool { return f.Name == name })
+		if i < 0 {
+			i = len(out)
+			out = append(out, Iface{Name: name})
+		}
+		for _, a := range addrs {
+			if !taken[a] {
+				taken[a] = true
+				out[i].Addrs = append(out[i].Addrs, a)
+			}
+		}
+	}
+	first := ""
+	for _, m := range endpoints {
+		if m.named() && m.iface != "lo" {
+			first = cmp.Or(first, m.iface)
+			put(m.iface, m.addrs)
+		}
+	}
+	put(cmp.Or(first, "eth0"), addrs)
+	return out
+}
+
+// standings tell on which interfaces each host endpoint stands: on the one it names or, if it names none, on those that have an
+// address which it expects. Where several could stand the first by name does (contract §4.4).
+func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.Ref][]string {
+	workloads := map[string]bool{}
+	for _, m := range x.members {
+		if m.ref.Kind == "WorkloadEndpoint" && m.node == x.node {
+			workloads[m.iface] = true
+		}
+	}
+	out := map[v3.Ref][]string{}
+	for _, h := range hosts {
+		held := map[string]bool{}
+		stand := func(m *member, iface string) {
+			if !held[iface] {
+				held[iface] = true
+				out[m.ref] = append(out[m.ref], iface)
+			}
+		}
+		for _, m := range endpoints[h.Name] {
+			if m.iface != "" {
+				stand(m, m.iface)
+				continue
+			}
+			for _, f := range h.Ifaces {
+				expected := func(a netip.Addr) bool { return slices.Contains(m.addrs, a) }
+				if !workloads[f.Name] && slices.ContainsFunc(f.Addrs, expected) {
+					stand(m, f.Name)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// Iface is the interface of a host on which an address is; the host's first one for an address that is on none.
+func (h *Host) Iface(a netip.Addr) string {
+	for _, f := range h.Ifaces {
+		if slices.Contains(f.Addrs, a) {
+			return f.Name
+		}
+	}
+	if len(h.Ifaces) == 0 {
+		return ""
+	}
+	return h.Ifaces[0].Name
+}
+
+// Host that has an address, or nil.
+func (p *Plan) Host(a netip.Addr) *Host {
+	return p.hosts[a]
+}
