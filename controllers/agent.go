@@ -3,7 +3,7 @@ package controllers
 
 import (
 	"context"
-
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -35,6 +35,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	index := policy.NewIndex(a.Node, a.Policy)
+	interfaces, err := nft.Interfaces(ctx)
+	if err != nil {
+		return err
+	}
+	setInterfaces(index, <-interfaces)
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused = map[v3.Ref]string{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
@@ -43,25 +48,53 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case batch, open := <-batches:
-			if !open {
-				return ctx.Err()
-			}
-			if batch.err != nil {
+			switch {
+			case !open:
+				return ended(ctx, "the store")
+			case batch.err != nil && a.Once:
+				return batch.err
+			case batch.err != nil:
 				a.Log.Error("the store cannot be read; the kernel keeps what it has", "error", batch.err)
 				continue
 			}
 			revision = batch.revision
 			a.take(index, batch.events)
+		case now, open := <-interfaces:
+			if !open {
+				return ended(ctx, "the kernel's list of addresses")
+			}
+			if setInterfaces(index, now); revision == "" {
+				continue // the store has not said everything yet
+			}
 		case <-again.due():
 		}
-		if err := a.program(index, revision); err != nil {
+		err := a.program(index, revision)
+		if a.Once {
+			return err
+		}
+		if err != nil {
 			a.Log.Error("the kernel refused; it keeps what it has", "revision", revision, "error", err, "retry_in", again.later().String())
 			continue
 		}
-		if again.stop(); a.Once {
-			return nil
-		}
+		again.stop()
 	}
+}
+
+// ended is no error when we were told to end.
+func ended(ctx context.Context, what string) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.New(what + " is not followed any more")
+}
+
+// setInterfaces tells the index where host endpoints without an interface's name stand.
+func setInterfaces(index *policy.Index, from []nft.Interface) {
+	ifaces := make([]policy.Iface, len(from))
+	for i, f := range from {
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs}
+	}
+	index.SetInterfaces(ifaces)
 }
 
 // take tells the index what changed, and logs what cannot be enforced as it is written.

@@ -30,7 +30,7 @@ var lines = map[string]line{
 	"config/crd":        {others: []string{"k8s.io/apiextensions-apiserver/", "k8s.io/apiserver/pkg/", "k8s.io/apimachinery/", "sigs.k8s.io/yaml"}},
 	"dataplane/policy":  {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
 	"dataplane/ruleset": {ours: []string{"dataplane/policy"}, pure: true},
-	"dataplane/nft":     {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys/unix"}},
+	"dataplane/nft":     {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
 	"controllers/store": {ours: []string{"apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
 		"github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
 	"controllers":     {ours: []string{"apis/v3", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: []string{"sigs.k8s.io/controller-runtime/", "github.com/prometheus/"}},

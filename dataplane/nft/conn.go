@@ -1,5 +1,11 @@
 // Package nft does: it makes the kernel's nftables hold a ruleset.Table, in one transaction, and reads back what is really
 // there. It knows how netlink says what a table says, and nothing of policy.
+//
+//	Table ── check ── Diff against what is there ── encode ──► one transaction, all or nothing
+//	Table ◄─ decode ───────────────────────────────────────── the kernel
+//
+// A table is refused before the kernel is asked when it cannot mean what it says (check.go). What is written and what is read
+// share one list of fields (fields.go), and what is read counts as ours only if it would be written exactly so.
 package nft
 
 import (
@@ -14,14 +20,15 @@ import (
 
 // Conn is a lasting connection to the nftables of the network namespace in which it was opened. Where the kernel knows how
 // (6.9 and later), its table is owned and persistent: no other program can change it while the Conn is open, and it stays and
-// filters when the Conn is closed. A Conn is for one goroutine.
+// filters when the Conn is closed. On an older kernel the table has no owner, and Foreign tells when somebody has touched it.
+// A Conn is for one goroutine.
 type Conn struct {
 	nl    *nftables.Conn
 	name  string
 	flags nftables.TableFlags // of a table that Apply makes
 
-	// What the last Apply left in the kernel, and the generation of all of the kernel's nftables that had it: while the
-	// generation stays, the table need not be read.
+	// What the last Apply left in the kernel, or nil, and the generation of all of the kernel's nftables that had it. While
+	// the generation stays, or the table is owned, it need not be read.
 	last *ruleset.Table
 	gen  uint32
 }
@@ -47,99 +54,164 @@ func Open(table string) (*Conn, error) {
 // Close leaves the table as it is.
 func (c *Conn) Close() error { return c.nl.CloseLasting() }
 
-// attempts is how often Apply begins anew because another program changed nftables meanwhile.
+// attempts is how often something begins anew because another program changed nftables meanwhile.
 const attempts = 10
+
+// errMoved says that another program changed nftables while we read.
+var errMoved = fmt.Errorf("nftables changed while they were read: %w", unix.ERESTART)
+
+// manner is how an Apply goes about it, as the attempts before have taught.
+type manner struct {
+	flags nftables.TableFlags // of a table that it makes
+	anew  bool                // delete the table, and make it again
+}
 
 // Apply makes the table in the kernel equal to want, in one transaction: after an error the kernel has what it had. It gives
 // the changes that it made: none when the table was so already.
 func (c *Conn) Apply(want *ruleset.Table) ([]ruleset.Change, error) {
-	if want.Name != c.name {
-		return nil, fmt.Errorf("table %s: the connection is for table %s", want.Name, c.name)
+	want, err := c.accept(want)
+	if err != nil {
+		return nil, err
 	}
+	how := manner{flags: c.flags}
 	for attempt := 1; ; attempt++ {
-		changes, err := c.try(want)
+		changes, err := c.try(want, how)
 		switch {
 		case err == nil:
+			c.flags = how.flags
 			return changes, nil
 		case attempt == attempts:
 		case errors.Is(err, unix.ERESTART), errors.Is(err, unix.EINTR):
 			continue
-		case c.flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
-			c.flags = 0 // an older kernel: a table without an owner
+		case errors.Is(err, unix.ENFILE) && !how.anew: // a set has outgrown its size
+			how.anew = true
+			continue
+		case errors.Is(err, errMaking) && how.flags != 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)):
+			how.flags = 0 // an older kernel: a table without an owner
 			continue
 		}
 		return nil, fmt.Errorf("programming table %s: %w", c.name, err)
 	}
 }
 
-func (c *Conn) try(want *ruleset.Table) ([]ruleset.Change, error) {
-	gen, err := c.nl.GetGen()
+// accept gives the table with everything said that it implies, if it can be programmed.
+func (c *Conn) accept(want *ruleset.Table) (*ruleset.Table, error) {
+	if want.Name != c.name {
+		return nil, fmt.Errorf("table %s: the connection is for table %s", want.Name, c.name)
+	}
+	if err := check(want); err != nil {
+		return nil, fmt.Errorf("table %s: %w", want.Name, err)
+	}
+	return explicit(want), nil
+}
+
+// errMaking marks an error of a transaction that makes the table or takes it over.
+var errMaking = errors.New("making the table")
+
+func (c *Conn) try(want *ruleset.Table, how manner) ([]ruleset.Change, error) {
+	gen, err := c.generation()
 	if err != nil {
-		return nil, fmt.Errorf("reading the generation: %w", err)
+		return nil, err
 	}
-	s := state{table: c.last, replace: false}
-	if c.last == nil || gen.ID != c.gen {
-		if s, err = c.read(); err != nil {
-			return nil, err
-		}
+	s, err := c.state(gen, how.flags)
+	if err != nil {
+		return nil, err
 	}
-	if s.replace || s.table != nil && clash(s.table, want) {
-		s.replace, s.table = s.exists, nil
+	if s.exists && (how.anew || s.table != nil && clash(s.table, want)) {
+		s.replace = true
+	}
+	if s.replace {
+		s.table = nil
 	}
 	changes := ruleset.Diff(s.table, want)
-	if len(changes) == 0 && s.table != nil && !s.adopt {
-		c.last, c.gen = want, gen.ID
+	if s.settled() && len(changes) == 0 {
+		c.last, c.gen = want, gen
 		return nil, nil
 	}
 	c.last = nil
-	if err := c.write(s, changes); err != nil {
+	if err := c.commit(s, changes, how.flags, gen); err != nil {
 		return nil, err
 	}
-	if err := c.nl.FlushWithGenID(gen.ID); err != nil {
-		return nil, err
-	}
-	// Only if nobody else committed in between is what was written known to be what is there.
-	if now, err := c.nl.GetGen(); err == nil && now.ID == gen.ID+1 {
-		c.last, c.gen = want, now.ID
+	// Only if the table is owned, or nobody else committed in between, is what was written known to be what is there.
+	if now, err := c.generation(); err == nil && (how.flags == owned || now == gen+1) {
+		c.last, c.gen = want, now
 	}
 	return changes, nil
+}
+
+// generation of all the nftables of the namespace: it grows with every commit.
+func (c *Conn) generation() (uint32, error) {
+	gen, err := c.nl.GetGen()
+	if err != nil {
+		return 0, fmt.Errorf("reading the generation: %w", err)
+	}
+	return gen.ID, nil
+}
+
+// state is what is there at a generation: what the last Apply left, where that is certain, or what is read.
+func (c *Conn) state(gen uint32, flags nftables.TableFlags) (state, error) {
+	t, err := c.ours()
+	if err != nil {
+		return state{}, err
+	}
+	if c.last != nil && t != nil && (gen == c.gen || t.Flags&owned == owned) {
+		return state{table: c.last, exists: true, mine: t.Flags&owned == owned}, nil
+	}
+	s, err := c.read(t, flags)
+	if err != nil {
+		return state{}, err
+	}
+	if now, err := c.generation(); err != nil || now != gen {
+		return state{}, errors.Join(err, errMoved)
+	}
+	return s, nil
+}
+
+func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFlags, gen uint32) error {
+	if err := c.write(s, changes, flags); err != nil {
+		// The library keeps what is queued, and an error; this drops both and sends nothing.
+		return errors.Join(err, c.nl.Flush())
+	}
+	if s.mine {
+		gen = 0 // nobody else can have changed it: others' commits need not stop us
+	}
+	err := c.nl.FlushWithGenID(gen)
+	if err != nil && !s.settled() {
+		return fmt.Errorf("%w: %w", errMaking, err)
+	}
+	return err
 }
 
 // clash tells whether something in the kernel has the name, and is not the kind, of something wanted. The kernel cannot
 // change what an object is: the table is made anew.
 func clash(have, want *ruleset.Table) bool {
-	kinds := map[string]string{}
-	for _, s := range have.Sets {
-		kinds["set "+s.Name] = fmt.Sprint(s.Type, s.Interval)
-	}
-	for _, m := range have.Maps {
-		kinds["set "+m.Name] = fmt.Sprint("map", m.Type)
-	}
-	for _, c := range have.Chains {
-		kinds["chain "+c.Name] = fmt.Sprint(c.Hook, c.Priority)
-	}
-	other := func(name, kind string) bool { k, ok := kinds[name]; return ok && k != kind }
-	for _, s := range want.Sets {
-		if other("set "+s.Name, fmt.Sprint(s.Type, s.Interval)) {
-			return true
-		}
-	}
-	for _, m := range want.Maps {
-		if other("set "+m.Name, fmt.Sprint("map", m.Type)) {
-			return true
-		}
-	}
-	for _, c := range want.Chains {
-		if other("chain "+c.Name, fmt.Sprint(c.Hook, c.Priority)) {
+	is := kinds(have)
+	for name, kind := range kinds(want) {
+		if k, ok := is[name]; ok && k != kind {
 			return true
 		}
 	}
 	return false
 }
 
+// kinds of a table's objects, by name. Sets and maps share their names.
+func kinds(t *ruleset.Table) map[string]string {
+	out := make(map[string]string, len(t.Sets)+len(t.Maps)+len(t.Chains))
+	for _, s := range t.Sets {
+		out["set "+s.Name] = fmt.Sprint(s.Type, s.Interval)
+	}
+	for _, m := range t.Maps {
+		out["set "+m.Name] = fmt.Sprint("map", m.Type)
+	}
+	for _, c := range t.Chains {
+		out["chain "+c.Name] = fmt.Sprint(c.Hook, c.Priority)
+	}
+	return out
+}
+
 // Delete removes the table, if there is one.
 func (c *Conn) Delete() error {
-	t, err := c.find()
+	t, err := c.ours()
 	if err != nil || t == nil {
 		return err
 	}
@@ -158,46 +230,89 @@ func (c *Conn) find() (*nftables.Table, error) {
 		return nil, fmt.Errorf("listing tables: %w", err)
 	}
 	for _, t := range tables {
-		if t.Name != c.name {
-			continue
+		if t.Name == c.name {
+			return t, nil
 		}
-		if me, err := c.nl.GetPortID(); err == nil && t.Flags&nftables.TableFlagOwner != 0 && t.Owner != me {
-			return nil, fmt.Errorf("table %s: %w", c.name, ErrOwned)
-		}
-		return t, nil
 	}
 	return nil, nil
 }
 
-// Read gives the table that is in the kernel, or nil when there is none. A rule that is none of ours has the RuleID
-// "not ours: …" and nothing else.
-func (c *Conn) Read() (*ruleset.Table, error) {
-	s, err := c.read()
+// ours is find for those who want to change the table: an error when somebody else owns it.
+func (c *Conn) ours() (*nftables.Table, error) {
+	t, err := c.find()
+	if err != nil || t == nil || t.Flags&nftables.TableFlagOwner == 0 {
+		return t, err
+	}
+	me, err := c.nl.GetPortID()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("asking for our own port: %w", err)
 	}
-	if s.replace && s.table == nil {
-		return nil, fmt.Errorf("table %s is none of ours", c.name)
+	if t.Owner != me {
+		return nil, fmt.Errorf("table %s: %w", c.name, ErrOwned)
 	}
-	return s.table, nil
+	return t, nil
+}
+
+// Read gives the table that is in the kernel, whoever owns it, or nil when there is none. A rule that is none of ours has
+// the RuleID "not ours: …" and nothing else; a table with objects that are none of ours is an error.
+func (c *Conn) Read() (out *ruleset.Table, err error) {
+	err = c.undisturbed(func() error {
+		t, err := c.find()
+		if err != nil || t == nil {
+			out = nil
+			return err
+		}
+		out, err = c.decode(t)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading table %s: %w", c.name, err)
+	}
+	return out, nil
 }
 
 // Counters adds up what the rules of each RuleID have counted since they were written.
-func (c *Conn) Counters() (map[ruleset.RuleID]Count, error) {
-	t, err := c.find()
-	if err != nil || t == nil {
-		return nil, err
-	}
-	out := map[ruleset.RuleID]Count{}
-	err = c.eachRule(t, func(_ *nftables.Chain, r *nftables.Rule) {
-		if r == nil {
-			return
+func (c *Conn) Counters() (out map[ruleset.RuleID]Count, err error) {
+	err = c.undisturbed(func() error {
+		t, err := c.find()
+		if err != nil || t == nil {
+			out = nil
+			return err
 		}
-		if n, ok := counted(r); ok {
-			id := commentOf(r)
-			sum := out[id]
-			out[id] = Count{sum.Packets + n.Packets, sum.Bytes + n.Bytes}
-		}
+		out = map[ruleset.RuleID]Count{}
+		return c.eachRule(t, func(_ *nftables.Chain, r *nftables.Rule) {
+			if r == nil {
+				return
+			}
+			if n, ok := counted(r); ok {
+				id := commentOf(r)
+				sum := out[id]
+				out[id] = Count{sum.Packets + n.Packets, sum.Bytes + n.Bytes}
+			}
+		})
 	})
-	return out, err
+	if err != nil {
+		return nil, fmt.Errorf("counting in table %s: %w", c.name, err)
+	}
+	return out, nil
+}
+
+// undisturbed runs a read until nobody has changed nftables meanwhile: a listing takes several messages, and what is
+// changed between two of them may be in it twice or not at all.
+func (c *Conn) undisturbed(read func() error) error {
+	for range attempts {
+		before, err := c.generation()
+		if err != nil {
+			return err
+		}
+		failed := read()
+		after, err := c.generation()
+		switch {
+		case err != nil:
+			return err
+		case before == after:
+			return failed
+		}
+	}
+	return errMoved
 }

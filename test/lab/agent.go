@@ -37,15 +37,15 @@ func (l *Lab) StartAgents(t Tierctl, args ...string) error {
 		}
 		a := &agent{node: node, cmd: cmd, changed: make(chan struct{})}
 		// Pdeathsig is sent when the thread that started the process ends: that thread must live as long as the lab.
-		started := make(chan error)
+		started := make(chan error, 2) // of which one is read
 		go func() {
-			_ = l.nodes[node].do(func() error {
-				err := cmd.Start()
-				started <- err
-				if err == nil {
-					a.read(stderr)
+			started <- l.nodes[node].do(func() error {
+				if err := cmd.Start(); err != nil {
+					return err
 				}
-				return err
+				started <- nil
+				a.read(stderr)
+				return nil
 			})
 		}()
 		if err := <-started; err != nil {
@@ -59,6 +59,7 @@ func (l *Lab) StartAgents(t Tierctl, args ...string) error {
 // read follows the agent's log until the agent ends.
 func (a *agent) read(log io.Reader) {
 	lines := bufio.NewScanner(log)
+	lines.Buffer(nil, 16<<20) // an agent whose log is not read to the end would stand still
 	for lines.Scan() {
 		var l struct{ Msg, Revision string }
 		_ = json.Unmarshal(lines.Bytes(), &l) // a line that is no JSON programs nothing
@@ -102,10 +103,10 @@ func (a *agent) waitFor(ctx context.Context, revision int) error {
 		have, ended, changed, log := a.revision, a.ended, a.changed, strings.Join(a.log, "\n  ")
 		a.mu.Unlock()
 		switch {
+		case ended: // whatever it has programmed: nobody keeps it up to date
+			return fmt.Errorf("the agent of node %s has ended; its log:\n  %s", a.node, log)
 		case have >= revision:
 			return nil
-		case ended:
-			return fmt.Errorf("the agent of node %s has ended; its log:\n  %s", a.node, log)
 		}
 		select {
 		case <-changed:

@@ -29,7 +29,7 @@ func ClusterOf(p *policy.Plan, flows []policy.Flow) Cluster {
 	b.nameless()
 	for _, f := range flows {
 		for _, a := range []netip.Addr{f.Src, f.Dst} {
-			if !b.taken[a] {
+			if livable(a) && !b.taken[a] {
 				b.taken[a] = true
 				b.out.Outside = append(b.out.Outside, a)
 			}

@@ -45,6 +45,7 @@ type Lab struct {
 	owner           map[netip.Addr]*namespace // who has an address
 	all             []*namespace
 	agents          []*agent
+	sent            bool // something, so that nodes may remember connections
 }
 
 // Build makes the namespaces, links, addresses and routes.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"syscall"
 
@@ -47,7 +48,7 @@ func Enter() error {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 		Pdeathsig:   syscall.SIGKILL,
 	}
-	err = cmd.Run()
+	err = runRelaying(cmd)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -56,6 +57,28 @@ func Enter() error {
 		os.Exit(exit.ExitCode())
 	}
 	return fmt.Errorf("%w (%v)", ErrNoNamespaces, err)
+}
+
+// runRelaying runs a command and hands on to it the signals that ask us to end, so that it can clean up.
+func runRelaying(cmd *exec.Cmd) error {
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
+	defer runtime.UnlockOSThread()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-signals:
+			_ = cmd.Process.Signal(s) // it may have ended
+		case err := <-ended:
+			return err
+		}
+	}
 }
 
 // namespace is a network namespace without a name.

@@ -265,7 +265,7 @@ func (d *demo) send(ctx context.Context, flows []scenario.Flow) ([]string, error
 	seen, err := d.lab.Send(ctx, packets, 700*time.Millisecond)
 	out := make([]string, len(seen))
 	for i, o := range seen {
-		out[i] = map[lab.Observation]string{lab.Arrived: "Allow", lab.Lost: "Deny", lab.Unsent: "Unsent"}[o]
+		out[i] = o.String()
 	}
 	return out, err
 }

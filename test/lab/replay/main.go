@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +38,9 @@ func main() {
 	case errors.As(err, &status):
 		fmt.Fprintf(os.Stderr, "replay: %v\n", err)
 		os.Exit(status.Status())
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "replay: interrupted")
+		os.Exit(130) // as a shell says it
 	case errors.Is(err, lab.ErrNoNamespaces):
 		fmt.Fprintf(os.Stderr, "replay: %v\n", err)
 		os.Exit(3)
@@ -58,6 +62,8 @@ type replay struct {
 	tierctl string
 	action  string
 	verbose bool
+	in      io.Reader // what "-" is
+	stdin   string    // objects that came from there, for tierctl to read again
 
 	lines    []map[string]json.RawMessage // of the flows, as they were written
 	packets  []policy.Flow
@@ -70,11 +76,11 @@ func (f *files) String() string     { return strings.Join(*f, ",") }
 func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
 func run(ctx context.Context, args []string, out, errs io.Writer) error {
-	r := &replay{}
+	r := &replay{in: os.Stdin}
 	set := flag.NewFlagSet("replay", flag.ContinueOnError)
 	set.SetOutput(errs)
-	set.Var(&r.files, "f", "`FILE` or directory of objects; may be repeated")
-	set.StringVar(&r.flows, "flows", "", "`FILE` of flows, one JSON object a line, as tierctl trace reads it")
+	set.Var(&r.files, "f", "`FILE` or directory of objects, or -; may be repeated")
+	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it")
 	set.StringVar(&r.tierctl, "tierctl", "bin/tierctl", "`PATH` of tierctl")
 	set.StringVar(&r.action, "default-endpoint-to-host-action", "Drop", "`ACTION` of the agents and of trace")
 	set.BoolVar(&r.verbose, "v", false, "say what is being done")
@@ -83,6 +89,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	}
 	if len(r.files) == 0 || r.flows == "" || set.NArg() > 0 {
 		return errors.New("usage: replay -f OBJECTS --flows FLOWS")
+	}
+	if r.flows == "-" && slices.Contains(r.files, "-") {
+		return errors.New("objects and flows cannot both come from standard input")
 	}
 	if err := lab.Enter(); err != nil {
 		return err
@@ -129,8 +138,15 @@ func (r *replay) say(w io.Writer, format string, args ...any) {
 
 // read takes in objects and flows, and gives every flow that has ports a source port of its own.
 func (r *replay) read() (c lab.Cluster, err error) {
+	if slices.Contains(r.files, "-") {
+		text, err := io.ReadAll(r.in)
+		if err != nil {
+			return c, fmt.Errorf("reading objects from standard input: %w", err)
+		}
+		r.stdin = string(text)
+	}
 	index := policy.NewIndex("", policy.Options{})
-	for _, d := range store.Read(r.files, store.ReadOptions{}) {
+	for _, d := range store.Read(r.files, store.ReadOptions{Stdin: strings.NewReader(r.stdin)}) {
 		for _, e := range d.Errors {
 			err = errors.Join(err, fmt.Errorf("%s:%d:%d: %s: %s", d.File, e.Line, e.Column, e.Field, e.Message))
 		}
@@ -141,7 +157,7 @@ func (r *replay) read() (c lab.Cluster, err error) {
 	if err != nil {
 		return c, err
 	}
-	text, err := os.ReadFile(r.flows)
+	text, err := r.flowsText()
 	if err != nil {
 		return c, fmt.Errorf("reading flows: %w", err)
 	}
@@ -154,6 +170,13 @@ func (r *replay) read() (c lab.Cluster, err error) {
 		}
 	}
 	return lab.ClusterOf(index.Plan(), r.packets), nil
+}
+
+func (r *replay) flowsText() ([]byte, error) {
+	if r.flows == "-" {
+		return io.ReadAll(r.in)
+	}
+	return os.ReadFile(r.flows)
 }
 
 const firstPort, ports = 49152, 16384 // those that clients take
@@ -191,7 +214,7 @@ func (r *replay) trace(ctx context.Context, dir string) error {
 	if err := os.WriteFile(path, in.Bytes(), 0o600); err != nil {
 		return err
 	}
-	out, err := r.command(dir).Run(ctx, "", r.withFiles("trace", "--flows", path, "-o", "json", "--default-endpoint-to-host-action", r.action)...)
+	out, err := r.command(dir).Run(ctx, r.stdin, r.withFiles("trace", "--flows", path, "-o", "json", "--default-endpoint-to-host-action", r.action)...)
 	if err != nil {
 		return err
 	}
@@ -222,7 +245,7 @@ func (r *replay) withFiles(args ...string) []string {
 // enforce writes the objects to a store and waits until every agent has programmed them.
 func (r *replay) enforce(ctx context.Context, l *lab.Lab, dir string) error {
 	t := r.command(dir)
-	revision, err := t.Write(ctx, "", r.withFiles("apply")...)
+	revision, err := t.Write(ctx, r.stdin, r.withFiles("apply")...)
 	if err != nil {
 		return err
 	}
@@ -248,12 +271,8 @@ func (r *replay) send(ctx context.Context, l *lab.Lab) ([]lab.Observation, error
 	var again []policy.Flow
 	var at []int
 	for i, o := range seen {
-		if o != lab.Unsent && verdictOf(o) != r.expected(i) {
-			f := r.packets[i]
-			if policy.HasPorts(f.Proto) && r.lines[i]["srcPort"] == nil {
-				f.SrcPort = firstPort + (f.SrcPort-firstPort+ports/2)%ports
-			}
-			again, at = append(again, f), append(at, i)
+		if r.differs(i, o) {
+			again, at = append(again, r.packets[i]), append(at, i)
 		}
 	}
 	more, err := l.Send(ctx, again, morePatience)
@@ -263,26 +282,44 @@ func (r *replay) send(ctx context.Context, l *lab.Lab) ([]lab.Observation, error
 	return seen, err
 }
 
-func verdictOf(o lab.Observation) string {
-	return map[lab.Observation]string{lab.Lost: "Deny", lab.Arrived: "Allow", lab.Unsent: "Unsent"}[o]
+// differs tells whether trace had said something else of a flow. What is not answered differs from either verdict.
+func (r *replay) differs(i int, o lab.Observation) bool {
+	return o != lab.Unsent && o.String() != r.expected(i)
+}
+
+// observed is Allow for a packet that has come where it was sent, answered or not.
+func observed(o lab.Observation) string {
+	if o == lab.Unanswered {
+		o = lab.Arrived
+	}
+	return o.String()
 }
 
 func (r *replay) expected(i int) string { return strings.Trim(string(r.verdicts[i]["verdict"]), `"`) }
 
 func (r *replay) print(seen []lab.Observation, out, errs io.Writer) error {
-	bad := 0
+	bad, unsent := 0, 0
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	for i, o := range seen {
 		v := r.verdicts[i]
-		v["observed"] = fmt.Appendf(nil, "%q", verdictOf(o))
-		if o != lab.Unsent && verdictOf(o) != r.expected(i) {
+		v["observed"] = fmt.Appendf(nil, "%q", observed(o))
+		if o == lab.Unanswered {
+			v["answered"] = json.RawMessage("false")
+		}
+		if o == lab.Unsent {
+			unsent++
+		}
+		if r.differs(i, o) {
 			bad++
-			fmt.Fprintf(errs, "replay: flow %d %s: trace says %s, seen %s\n", i, mustText(r.lines[i]), r.expected(i), verdictOf(o))
+			fmt.Fprintf(errs, "replay: flow %d %s: trace says %s, seen %s\n", i, mustText(r.lines[i]), r.expected(i), o)
 		}
 		if err := encoder.Encode(v); err != nil {
 			return err
 		}
+	}
+	if unsent > 0 {
+		fmt.Fprintf(errs, "replay: %d flows were not sent, for no flow begins with such a packet or nobody can have such an address\n", unsent)
 	}
 	if bad > 0 {
 		return differs(bad)

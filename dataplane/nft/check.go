@@ -1,0 +1,318 @@
+package nft
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tierwall/tierwall/dataplane/ruleset"
+)
+
+// The kernel's and nft's bounds.
+const (
+	maxName    = 127 // of a chain; sets could have more
+	maxIface   = ifnameSize - 1
+	maxComment = 128
+	maxPrefix  = 127
+)
+
+// check refuses a table that the kernel would refuse without saying which object is at fault, and one that it would take for
+// another: a number cut to a byte, an interface's name cut to its buffer, a hook that does not exist.
+func check(t *ruleset.Table) error {
+	k := checker{sets: map[string]*ruleset.Set{}, maps: map[string]*ruleset.Map{}, chains: map[string]bool{}}
+	if err := k.names(t); err != nil {
+		return err
+	}
+	for i := range t.Sets {
+		if err := k.set(&t.Sets[i]); err != nil {
+			return fmt.Errorf("set %s: %w", t.Sets[i].Name, err)
+		}
+	}
+	for i := range t.Maps {
+		if err := k.vmap(&t.Maps[i]); err != nil {
+			return fmt.Errorf("map %s: %w", t.Maps[i].Name, err)
+		}
+	}
+	for i := range t.Chains {
+		if err := k.chain(&t.Chains[i]); err != nil {
+			return fmt.Errorf("chain %s: %w", t.Chains[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// checker knows what can be named.
+type checker struct {
+	sets   map[string]*ruleset.Set
+	maps   map[string]*ruleset.Map
+	chains map[string]bool
+}
+
+func (k *checker) names(t *ruleset.Table) error {
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		if err := name("set", s.Name, k.sets[s.Name] != nil); err != nil {
+			return err
+		}
+		k.sets[s.Name] = s
+	}
+	for i := range t.Maps {
+		m := &t.Maps[i]
+		if err := name("map", m.Name, k.maps[m.Name] != nil || k.sets[m.Name] != nil); err != nil {
+			return err
+		}
+		k.maps[m.Name] = m
+	}
+	for i := range t.Chains {
+		c := &t.Chains[i]
+		if err := name("chain", c.Name, k.chains[c.Name]); err != nil {
+			return err
+		}
+		k.chains[c.Name] = true
+	}
+	return nil
+}
+
+func name(what, n string, again bool) error {
+	switch {
+	case n == "" || len(n) > maxName || strings.ContainsRune(n, 0):
+		return fmt.Errorf("%s %q: a name has 1 to %d bytes", what, n, maxName)
+	case again:
+		return fmt.Errorf("%s %s: there are two of that name", what, n)
+	}
+	return nil
+}
+
+func (k *checker) set(s *ruleset.Set) error {
+	t, ok := setTypes[s.Type]
+	if !ok {
+		return fmt.Errorf("there is no type %d", s.Type)
+	}
+	if s.Interval && !slices.Contains([]valueKind{addr, port}, t.parts[0].value) || s.Interval && len(t.parts) > 1 {
+		return fmt.Errorf("type %s has no intervals", s.Type)
+	}
+	for i, e := range s.Elems {
+		if err := t.fits(e, s.Interval); err != nil {
+			return err
+		}
+		if i > 0 && !behind(s.Elems[i-1], e) {
+			return fmt.Errorf("elements %v and %v are not sorted, or overlap", s.Elems[i-1], e)
+		}
+	}
+	return nil
+}
+
+// behind tells whether b begins where a has ended.
+func behind(a, b ruleset.Elem) bool {
+	end := a
+	end.From, end.Port = a.To, a.PortTo
+	begin := b
+	begin.To, begin.PortTo = b.From, b.Port
+	return end.Compare(begin) < 0
+}
+
+func (k *checker) vmap(m *ruleset.Map) error {
+	t, ok := setTypes[m.Type]
+	if !ok {
+		return fmt.Errorf("there is no type %d", m.Type)
+	}
+	for i, e := range m.Entries {
+		if err := t.fits(e.Key, false); err != nil {
+			return err
+		}
+		if i > 0 && m.Entries[i-1].Key.Compare(e.Key) >= 0 {
+			return fmt.Errorf("keys %v and %v are not sorted", m.Entries[i-1].Key, e.Key)
+		}
+		if e.Verdict.Kind == ruleset.Reject || e.Verdict.Kind == ruleset.Continue {
+			return fmt.Errorf("a map has no verdict %q", e.Verdict)
+		}
+		if err := k.verdict(e.Verdict); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fits tells whether an element has the values that the type is of.
+func (t setType) fits(e ruleset.Elem, interval bool) error {
+	for _, f := range t.parts {
+		if len(t.parts) > 1 && f.value == number {
+			continue // the protocol: any byte is one
+		}
+		if err := f.fits(e, interval); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f field) fits(e ruleset.Elem, ranges bool) error {
+	from, to := f.bytes(e)
+	switch {
+	case len(from) != f.size || len(to) != f.size:
+		return fmt.Errorf("%v has not %d bytes", e, f.size)
+	case string(from) > string(to) || string(from) != string(to) && !ranges:
+		return fmt.Errorf("%v is not one value, and no range that may stand here", e)
+	case f.value == ifname && (e.Iface == "" || len(e.Iface) > maxIface || strings.ContainsRune(e.Iface, 0)):
+		return fmt.Errorf("interface %q: a name has 1 to %d bytes", e.Iface, maxIface)
+	case f.value == number && e.Num > math.MaxUint8:
+		return fmt.Errorf("%d does not fit into a byte", e.Num)
+	}
+	return nil
+}
+
+func (k *checker) verdict(v ruleset.Verdict) error {
+	_, ok := verdictKinds[v.Kind]
+	leads := v.Kind == ruleset.Jump || v.Kind == ruleset.Goto
+	switch {
+	case !ok && v.Kind != ruleset.Reject && v.Kind != ruleset.Continue:
+		return fmt.Errorf("there is no verdict %d", v.Kind)
+	case leads && !k.chains[v.Chain]:
+		return fmt.Errorf("%s: there is no such chain", v)
+	case !leads && v.Chain != "":
+		return fmt.Errorf("%s leads nowhere", v)
+	}
+	return nil
+}
+
+func (k *checker) chain(c *ruleset.Chain) error {
+	if c.Hook != "" && hooks[c.Hook] == nil {
+		return fmt.Errorf("there is no hook %q", c.Hook)
+	}
+	if c.Priority < math.MinInt32 || c.Priority > math.MaxInt32 || c.Hook == "" && c.Priority != 0 {
+		return fmt.Errorf("it cannot have priority %d", c.Priority)
+	}
+	for i := range c.Rules {
+		if err := k.rule(&c.Rules[i]); err != nil {
+			return fmt.Errorf("rule %d (%s): %w", i+1, c.Rules[i].ID, err)
+		}
+	}
+	return nil
+}
+
+func (k *checker) rule(r *ruleset.Rule) error {
+	if len(r.ID) > maxComment || strings.ContainsRune(string(r.ID), 0) {
+		return fmt.Errorf("a comment has at most %d bytes", maxComment)
+	}
+	if r.Log != nil && (r.Log.Prefix == "" || len(r.Log.Prefix) > maxPrefix || strings.ContainsRune(r.Log.Prefix, 0)) {
+		return fmt.Errorf("a log prefix has 1 to %d bytes", maxPrefix)
+	}
+	for i := range r.Matches {
+		if err := k.match(&r.Matches[i]); err != nil {
+			return err
+		}
+	}
+	if r.VMap != nil {
+		if r.Verdict != (ruleset.Verdict{}) {
+			return fmt.Errorf("both a map and %s", r.Verdict)
+		}
+		m := k.maps[r.VMap.Map]
+		if m == nil || !holds(m.Type, r.VMap.Key) {
+			return fmt.Errorf("%s vmap @%s: there is no such map of that type", keyName(r.VMap.Key), r.VMap.Map)
+		}
+	}
+	return k.verdict(r.Verdict)
+}
+
+func (k *checker) match(m *ruleset.Match) error {
+	f, single := fields[m.Key]
+	switch {
+	case m.Set != "":
+		if s := k.sets[m.Set]; s == nil || !holds(s.Type, m.Key) {
+			return fmt.Errorf("%s @%s: there is no such set of that type", keyName(m.Key), m.Set)
+		}
+		return nil
+	case !single:
+		return fmt.Errorf("%s compares with sets only", keyName(m.Key))
+	case m.Key == ruleset.KeyCTState && m.Elem.Num == 0:
+		return fmt.Errorf("no state of ct state")
+	case m.Key == ruleset.KeyMark && m.Elem.Num&^m.Elem.Mask != 0:
+		return fmt.Errorf("no mark under mask %#x is %#x", m.Elem.Mask, m.Elem.Num)
+	}
+	if err := f.fits(m.Elem, f.value == addr || f.value == port); err != nil {
+		return fmt.Errorf("%s: %w", m.Key, err)
+	}
+	return nil
+}
+
+// keyName is a key's words, if it has any.
+func keyName(k ruleset.Key) string {
+	if int(k) < ruleset.AllKeys {
+		return k.String()
+	}
+	return fmt.Sprintf("key %d", k)
+}
+
+// holds tells whether a set of the type has values that the key can have.
+func holds(t ruleset.Type, k ruleset.Key) bool {
+	switch k {
+	case ruleset.KeyIIFName, ruleset.KeyOIFName:
+		return t == ruleset.TypeIface
+	case ruleset.KeyIPSAddr, ruleset.KeyIPDAddr:
+		return t == ruleset.TypeIPv4
+	case ruleset.KeyIP6SAddr, ruleset.KeyIP6DAddr:
+		return t == ruleset.TypeIPv6
+	case ruleset.KeySPort, ruleset.KeyDPort:
+		return t == ruleset.TypePort
+	case ruleset.KeyIPSAddrPort, ruleset.KeyIPDAddrPort:
+		return t == ruleset.TypeIPv4Port
+	case ruleset.KeyIP6SAddrPort, ruleset.KeyIP6DAddrPort:
+		return t == ruleset.TypeIPv6Port
+	case ruleset.KeyICMPType:
+		return t == ruleset.TypeICMP
+	case ruleset.KeyICMPv6Type:
+		return t == ruleset.TypeICMPv6
+	}
+	return false
+}
+
+// icmpProtocols are the protocols that fields imply.
+var icmpProtocols = map[ruleset.Key]uint32{
+	ruleset.KeyICMPType: unix.IPPROTO_ICMP, ruleset.KeyICMPCode: unix.IPPROTO_ICMP,
+	ruleset.KeyICMPv6Type: unix.IPPROTO_ICMPV6, ruleset.KeyICMPv6Code: unix.IPPROTO_ICMPV6,
+}
+
+// explicit gives the table with the protocol that an ICMP field implies asked for before it, as the kernel needs it and Read
+// gives it back. What says so already is not copied.
+func explicit(t *ruleset.Table) *ruleset.Table {
+	out := *t
+	out.Chains = slices.Clone(t.Chains)
+	for i := range out.Chains {
+		rules := out.Chains[i].Rules
+		for j := range rules {
+			said := withProtocols(rules[j].Matches)
+			if len(said) == len(rules[j].Matches) {
+				continue
+			}
+			if &rules[0] == &t.Chains[i].Rules[0] {
+				rules = slices.Clone(rules)
+				out.Chains[i].Rules = rules
+			}
+			rules[j].Matches = said
+		}
+	}
+	return &out
+}
+
+func withProtocols(matches []ruleset.Match) []ruleset.Match {
+	for i, m := range matches {
+		if proto := icmpProtocols[m.Key]; proto != 0 && protocolOf(matches[:i]) != proto {
+			is := ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: proto}}
+			return withProtocols(slices.Insert(slices.Clone(matches), i, is))
+		}
+	}
+	return matches
+}
+
+// protocolOf is the protocol that was last asked for, or 0.
+func protocolOf(matches []ruleset.Match) (proto uint32) {
+	for _, m := range matches {
+		if m.Key == ruleset.KeyL4Proto && !m.Not && m.Set == "" {
+			proto = m.Elem.Num
+		}
+	}
+	return proto
+}
