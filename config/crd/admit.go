@@ -11,10 +11,12 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	apimeta "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	runtimeschema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
@@ -30,14 +32,15 @@ type compiled struct {
 }
 
 // byKind has a function for each kind, which compiles on its first call.
-var byKind = sync.OnceValues(func() (map[string]func() (*compiled, error), error) {
+var byKind = sync.OnceValues(func() (map[runtimeschema.GroupVersionKind]func() (*compiled, error), error) {
 	all, err := Manifests()
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]func() (*compiled, error), len(all))
+	out := make(map[runtimeschema.GroupVersionKind]func() (*compiled, error), len(all))
 	for i := range all {
-		out[all[i].CRD.Spec.Names.Kind] = sync.OnceValues(all[i].compile)
+		spec := &all[i].CRD.Spec
+		out[runtimeschema.GroupVersionKind{Group: spec.Group, Version: spec.Versions[0].Name, Kind: spec.Names.Kind}] = sync.OnceValues(all[i].compile)
 	}
 	return out, nil
 })
@@ -75,19 +78,35 @@ func Admit(u, old *unstructured.Unstructured) (unknown []string, errs field.Erro
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
-	compile, ok := kinds[u.GetKind()]
+	compile, ok := kinds[u.GroupVersionKind()]
 	if !ok {
-		return nil, field.ErrorList{field.NotFound(field.NewPath("kind"), u.GetKind())}
+		return nil, field.ErrorList{field.NotFound(field.NewPath("kind"), u.GroupVersionKind().String())}
 	}
 	c, err := compile()
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
-	unknown = pruning.PruneWithOptions(u.Object, c.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
-	slices.Sort(unknown)
+	unknown, err = c.prune(u)
+	if err != nil {
+		return nil, field.ErrorList{field.Invalid(field.NewPath("metadata"), field.OmitValueType{}, err.Error())}
+	}
 	defaulting.PruneNonNullableNullsWithoutDefaults(u.Object, c.structural)
 	defaulting.Default(u.Object, c.structural)
 	return unknown, named(c.validate(u, old))
+}
+
+// prune removes what the schema does not know. Of metadata the schema says nothing: its schema is the Go type.
+func (c *compiled) prune(u *unstructured.Unstructured) (unknown []string, err error) {
+	meta, found, unknown, err := objectmeta.GetObjectMetaWithOptions(u.Object, objectmeta.ObjectMetaOptions{ReturnUnknownFieldPaths: true})
+	if err != nil {
+		return nil, fmt.Errorf("reading metadata: %w", err)
+	}
+	unknown = append(unknown, pruning.PruneWithOptions(u.Object, c.structural, true, schema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})...)
+	slices.Sort(unknown)
+	if found {
+		err = objectmeta.SetObjectMeta(u.Object, meta)
+	}
+	return unknown, err
 }
 
 func (c *compiled) validate(u, old *unstructured.Unstructured) field.ErrorList {
