@@ -16,7 +16,7 @@ import (
 // and listener reports, does not track.
 var requests = map[uint8][]uint8{
 	policy.ProtoICMP:   {8, 13, 15, 17},
-	policy.ProtoICMPv6: {128, 130, 131, 132, 133, 134, 135, 136, 137, 143},
+	policy.ProtoICMPv6: {128, 130, 131, 132, 133, 134, 135, 136, 143},
 }
 
 // headers are no protocol of their own in an IPv6 packet.
