@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -136,33 +137,50 @@ func (k *checker) vmap(m *ruleset.Map) error {
 	return nil
 }
 
-// fits tells whether an element has the values that the type is of.
+// fits refuses an element that has not exactly the values that the type is of.
 func (t setType) fits(e ruleset.Elem, interval bool) error {
-	for _, f := range t.parts {
-		if len(t.parts) > 1 && f.value == number {
-			continue // the protocol: any byte is one
-		}
-		if err := f.fits(e, interval); err != nil {
-			return err
-		}
+	if len(t.parts) == 1 {
+		return t.parts[0].fits(e, interval)
+	}
+	if err := t.parts[0].fits(ruleset.Elem{From: e.From, To: e.To}, false); err != nil {
+		return err
+	}
+	if e != (ruleset.Elem{From: e.From, To: e.From, Proto: e.Proto, Port: e.Port, PortTo: e.Port}) {
+		return fmt.Errorf("%+v is not an address, a protocol and a port", e)
 	}
 	return nil
 }
 
 func (f field) fits(e ruleset.Elem, ranges bool) error {
-	from, to := f.bytes(e)
-	switch {
-	case len(from) != f.size || len(to) != f.size:
-		return fmt.Errorf("%v has not %d bytes", e, f.size)
-	case string(from) > string(to) || string(from) != string(to) && !ranges:
-		return fmt.Errorf("%v is not one value, and no range that may stand here", e)
-	case f.value == ifname && (e.Iface == "" || len(e.Iface) > maxIface || strings.ContainsRune(e.Iface, 0)):
-		return fmt.Errorf("interface %q: a name has 1 to %d bytes", e.Iface, maxIface)
-	case f.value == number && e.Num > math.MaxUint8:
-		return fmt.Errorf("%d does not fit into a byte", e.Num)
+	var only ruleset.Elem
+	ok, single := true, true
+	switch f.value {
+	case addr:
+		only = ruleset.Elem{From: e.From, To: e.To}
+		ok = f.isAddr(e.From) && f.isAddr(e.To) && e.From.Compare(e.To) <= 0
+		single = e.From == e.To
+	case port:
+		only = ruleset.Elem{Port: e.Port, PortTo: e.PortTo}
+		ok, single = e.Port <= e.PortTo, e.Port == e.PortTo
+	case ifname:
+		only = ruleset.Elem{Iface: e.Iface}
+		ok = e.Iface != "" && len(e.Iface) <= maxIface && !strings.ContainsRune(e.Iface, 0)
+	case number:
+		only = ruleset.Elem{Num: e.Num}
+		ok = e.Num <= math.MaxUint8
+	case native:
+		only = ruleset.Elem{Num: e.Num}
+	}
+	if !ok || e != only || !single && !ranges {
+		return fmt.Errorf("%+v is no value of %s", e, valueWords[f.value])
 	}
 	return nil
 }
+
+func (f field) isAddr(a netip.Addr) bool { return a.BitLen() == f.size*8 && a.Zone() == "" }
+
+var valueWords = [...]string{number: "one byte", native: "four bytes", addr: "addresses of that family", port: "ports",
+	ifname: fmt.Sprintf("interface names, of 1 to %d bytes,", maxIface)}
 
 func (k *checker) verdict(v ruleset.Verdict) error {
 	_, ok := verdictKinds[v.Kind]
@@ -220,6 +238,8 @@ func (k *checker) rule(r *ruleset.Rule) error {
 func (k *checker) match(m *ruleset.Match) error {
 	f, single := fields[m.Key]
 	switch {
+	case m.Set != "" && m.Elem != ruleset.Elem{}:
+		return fmt.Errorf("%s: both a set and a value", keyName(m.Key))
 	case m.Set != "":
 		if s := k.sets[m.Set]; s == nil || !holds(s.Type, m.Key) {
 			return fmt.Errorf("%s @%s: there is no such set of that type", keyName(m.Key), m.Set)
@@ -232,7 +252,11 @@ func (k *checker) match(m *ruleset.Match) error {
 	case m.Key == ruleset.KeyMark && m.Elem.Num&^m.Elem.Mask != 0:
 		return fmt.Errorf("no mark under mask %#x is %#x", m.Elem.Mask, m.Elem.Num)
 	}
-	if err := f.fits(m.Elem, f.value == addr || f.value == port); err != nil {
+	e := m.Elem
+	if m.Key == ruleset.KeyMark {
+		e.Mask = 0
+	}
+	if err := f.fits(e, true); err != nil {
 		return fmt.Errorf("%s: %w", m.Key, err)
 	}
 	return nil
@@ -284,8 +308,11 @@ func explicit(t *ruleset.Table) *ruleset.Table {
 		rules := out.Chains[i].Rules
 		for j := range rules {
 			said := withProtocols(rules[j].Matches)
-			if len(said) == len(rules[j].Matches) {
+			if len(said) == len(rules[j].Matches) && (said == nil || len(said) > 0) {
 				continue
+			}
+			if len(said) == 0 {
+				said = nil // Diff tells nothing from an empty list
 			}
 			if &rules[0] == &t.Chains[i].Rules[0] {
 				rules = slices.Clone(rules)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -21,23 +22,31 @@ import (
 type state struct {
 	table   *ruleset.Table
 	exists  bool
-	flags   nftables.TableFlags // to name it with
-	adopt   bool                // it is an orphan: take it over
-	replace bool                // it cannot be changed into ours
+	mine    bool // we own it
+	adopt   bool // it is there and must be taken over, or woken
+	replace bool // it cannot be changed into ours
 }
 
-func (c *Conn) read() (state, error) {
-	t, err := c.find()
-	if err != nil || t == nil {
-		return state{}, err
+// settled tells whether the table itself is as it has to be, whatever is in it.
+func (s state) settled() bool { return s.exists && !s.adopt && !s.replace }
+
+// read what is in a table that was found, by one who makes tables with these flags.
+func (c *Conn) read(t *nftables.Table, flags nftables.TableFlags) (s state, err error) {
+	if t == nil {
+		return state{}, nil
 	}
-	s := state{exists: true, flags: t.Flags}
+	s = state{exists: true, mine: t.Flags&owned == owned}
 	switch {
-	case c.flags == 0 || t.Flags&owned == owned:
-	case t.Flags&nftables.TableFlagPersist != 0:
-		s.adopt, s.flags = true, c.flags
-	default: // nobody's: only a new table can have an owner that persists
-		s.replace = true
+	case t.Flags&nftables.TableFlagDormant != 0: // it filters nothing
+		s.adopt = true
+	case flags == 0 || s.mine:
+	case t.Flags&nftables.TableFlagPersist != 0: // an orphan
+		s.adopt = true
+	}
+	// Only a new table can get an owner and persist.
+	s.replace = flags == owned && t.Flags&nftables.TableFlagPersist == 0
+	if s.replace {
+		return s, nil
 	}
 	s.table, err = c.decode(t)
 	if errors.Is(err, errForeign) {
@@ -51,13 +60,16 @@ var errForeign = errors.New("is none of ours")
 
 func (c *Conn) decode(t *nftables.Table) (*ruleset.Table, error) {
 	out := &ruleset.Table{Name: c.name}
+	if err := c.onlyOurKinds(t); err != nil {
+		return nil, err
+	}
 	sets, err := c.nl.GetSets(t)
 	if err != nil {
-		return nil, fmt.Errorf("listing sets: %w: %w", errForeign, err)
+		return nil, listing("sets", err)
 	}
 	for _, s := range sets {
 		if s.Anonymous {
-			continue
+			continue // the rule that has it is none of ours
 		}
 		s.Table = t
 		if err := c.decodeSet(out, s); err != nil {
@@ -82,6 +94,32 @@ func (c *Conn) decode(t *nftables.Table) (*ruleset.Table, error) {
 	return out, err
 }
 
+// listing wraps an error of the library's. Where it is none of the kernel's, there was an answer that the library does not
+// know: something that we have not made.
+func listing(what string, err error) error {
+	var no unix.Errno
+	if errors.As(err, &no) {
+		return fmt.Errorf("listing %s: %w", what, err)
+	}
+	return fmt.Errorf("listing %s: %w: %w", what, errForeign, err)
+}
+
+// onlyOurKinds refuses a table with stateful objects or flow tables.
+func (c *Conn) onlyOurKinds(t *nftables.Table) error {
+	objects, err := c.nl.GetNamedObjects(t)
+	if err != nil {
+		return listing("objects", err)
+	}
+	flows, err := c.nl.ListFlowtables(t)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return listing("flow tables", err)
+	}
+	if len(objects)+len(flows) > 0 {
+		return fmt.Errorf("a stateful object or flow table %w", errForeign)
+	}
+	return nil
+}
+
 // eachRule calls f for each chain of the table, with nil, and then for each of its rules in order.
 func (c *Conn) eachRule(t *nftables.Table, f func(*nftables.Chain, *nftables.Rule)) error {
 	all, err := c.nl.ListChainsOfTableFamily(nftables.TableFamilyINet)
@@ -95,7 +133,7 @@ func (c *Conn) eachRule(t *nftables.Table, f func(*nftables.Chain, *nftables.Rul
 		f(chain, nil)
 		rules, err := c.nl.GetRules(t, chain)
 		if err != nil {
-			return fmt.Errorf("listing rules of chain %s: %w", chain.Name, err)
+			return listing("rules of chain "+chain.Name, err)
 		}
 		for _, r := range rules {
 			f(chain, r)
@@ -109,6 +147,7 @@ func decodeChain(c *nftables.Chain) *ruleset.Chain {
 	if c.Hooknum == nil {
 		return out
 	}
+	out.Hook = fmt.Sprintf("number %d", *c.Hooknum)
 	for name, h := range hooks {
 		if *h == *c.Hooknum {
 			out.Hook = name
@@ -130,22 +169,14 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 	}
 	elems, err := c.nl.GetSetElements(s)
 	if err != nil {
-		return fmt.Errorf("listing elements: %w", err)
+		return listing("elements", err)
 	}
 	t := setTypes[typ]
 	if s.IsMap {
 		m := ruleset.Map{Name: s.Name, Type: typ}
-		for _, e := range elems {
-			key, ok := t.elem(e.Key, e.Key)
-			v, vok := decodeVerdict(e.Val)
-			if !ok || !vok {
-				return errForeign
-			}
-			m.Entries = append(m.Entries, ruleset.Entry{Key: key, Verdict: v})
-		}
-		slices.SortFunc(m.Entries, func(a, b ruleset.Entry) int { return a.Key.Compare(b.Key) })
+		m.Entries, err = t.decodeEntries(elems)
 		out.Maps = append(out.Maps, m)
-		return nil
+		return err
 	}
 	set := ruleset.Set{Name: s.Name, Type: typ, Interval: s.Interval}
 	if set.Elems, err = t.decode(elems, s.Interval); err != nil {
@@ -156,9 +187,22 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 	return nil
 }
 
+func (t setType) decodeEntries(elems []nftables.SetElement) (out []ruleset.Entry, err error) {
+	for _, e := range elems {
+		key, ok := t.elem(e.Key, e.Key)
+		v, vok := decodeVerdict(e.Val)
+		if !ok || !vok {
+			return nil, errForeign
+		}
+		out = append(out, ruleset.Entry{Key: key, Verdict: v})
+	}
+	slices.SortFunc(out, func(a, b ruleset.Entry) int { return a.Key.Compare(b.Key) })
+	return out, nil
+}
+
 // typeOf a set: the type of ours that has its key. Verdict maps are the only maps we have.
 func typeOf(s *nftables.Set) (ruleset.Type, bool) {
-	if s.IsMap && s.DataType.Name != nftables.TypeVerdict.Name || s.HasTimeout || s.Dynamic {
+	if s.IsMap && (s.DataType.Name != nftables.TypeVerdict.Name || s.Interval) || s.HasTimeout || s.Dynamic || s.Interval && s.Concatenation {
 		return 0, false
 	}
 	for typ, t := range setTypes {
@@ -196,10 +240,12 @@ func (t setType) decode(elems []nftables.SetElement, interval bool) (out []rules
 	for i, e := range elems {
 		switch {
 		case e.IntervalEnd:
-		case i+1 < len(elems) && elems[i+1].IntervalEnd:
+		case i+1 == len(elems):
+			add(e.Key, bytes.Repeat([]byte{0xff}, len(e.Key)))
+		case elems[i+1].IntervalEnd:
 			add(e.Key, previous(elems[i+1].Key))
 		default:
-			add(e.Key, bytes.Repeat([]byte{0xff}, len(e.Key)))
+			err = errForeign
 		}
 	}
 	return out, err
@@ -258,21 +304,40 @@ func counted(r *nftables.Rule) (Count, bool) {
 	return Count{}, false
 }
 
-// decodeRule is the opposite of exprs. A rule that exprs would not have written is named as such, and equals none of ours.
+// decodeRule is the opposite of exprs. A rule that exprs would not have written just so is named as such, and equals none of
+// ours: that it reads like one of ours is not enough, for the library leaves out what it does not know.
 func decodeRule(r *nftables.Rule) ruleset.Rule {
 	d := &ruleReader{in: r.Exprs, rule: ruleset.Rule{ID: commentOf(r)}}
 	for len(d.in) > 0 {
 		if err := d.statement(); err != nil {
-			return ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("not ours: %v", err))}
+			return notOurs(err)
 		}
 	}
-	d.impliedFamily()
+	if again := exprs(&d.rule); !sameExprs(again, r.Exprs) {
+		return notOurs(fmt.Errorf("we would write %s in another way", &d.rule))
+	}
 	return d.rule
 }
 
+func notOurs(err error) ruleset.Rule {
+	return ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("not ours: %v", err))}
+}
+
+// sameExprs compares all but what counters have counted.
+func sameExprs(a, b []expr.Any) bool {
+	return slices.EqualFunc(a, b, func(x, y expr.Any) bool {
+		if _, ok := x.(*expr.Counter); ok {
+			_, ok = y.(*expr.Counter)
+			return ok
+		}
+		return reflect.DeepEqual(x, y)
+	})
+}
+
 type ruleReader struct {
-	in   []expr.Any
-	rule ruleset.Rule
+	in     []expr.Any
+	rule   ruleset.Rule
+	family uint32 // that an address has implied so far
 }
 
 func (d *ruleReader) statement() error {
@@ -306,44 +371,51 @@ func (d *ruleReader) comparison() error {
 		return fmt.Errorf("%T", d.in[0])
 	}
 	d.in = d.in[n:]
-	m := ruleset.Match{Key: key}
-	f := fields[key]
-	var ok bool
-	used := 1
-	switch e := d.in[0].(type) {
-	case *expr.Lookup:
-		ok = true
-		if e.IsDestRegSet {
-			d.rule.VMap = &ruleset.VMap{Key: key, Map: e.SetName}
-			d.in = d.in[1:]
-			return nil
-		}
-		m.Set, m.Not = e.SetName, e.Invert
-	case *expr.Range:
-		m.Not = e.Op == expr.CmpOpNeq
-		m.Elem, ok = f.elem(e.FromData, e.ToData)
-	case *expr.Cmp:
-		switch last, _ := at(d.in, 1).(*expr.Cmp); {
-		case e.Op == expr.CmpOpGte && last != nil && last.Op == expr.CmpOpLte:
-			used = 2
-			m.Elem, ok = f.elem(e.Data, last.Data)
-		case e.Op == expr.CmpOpEq || e.Op == expr.CmpOpNeq:
-			m.Not = e.Op == expr.CmpOpNeq
-			m.Elem, ok = f.elem(e.Data, e.Data)
-		}
-	case *expr.Bitwise:
-		used = 2
-		if c, isCmp := at(d.in, 1).(*expr.Cmp); isCmp && (c.Op == expr.CmpOpEq || c.Op == expr.CmpOpNeq) {
-			m.Not = c.Op == expr.CmpOpNeq
-			ok = masked(&m, f, e.Mask, c.Data)
-		}
+	d.impliedFamily(key)
+	if l, ok := d.in[0].(*expr.Lookup); ok && l.IsDestRegSet {
+		d.rule.VMap = &ruleset.VMap{Key: key, Map: l.SetName}
+		d.in = d.in[1:]
+		return nil
 	}
-	if !ok {
+	m := ruleset.Match{Key: d.icmpKey(key)}
+	used := readValue(&m, d.in)
+	if used == 0 {
 		return fmt.Errorf("%T of %s", d.in[0], key)
 	}
 	d.rule.Matches = append(d.rule.Matches, m)
 	d.in = d.in[used:]
 	return nil
+}
+
+// readValue is the opposite of compare, and of a lookup in a set. It gives how many expressions it has read; 0 when they are none
+// of ours.
+func readValue(m *ruleset.Match, in []expr.Any) int {
+	f := fields[m.Key]
+	second, _ := at(in, 1).(*expr.Cmp)
+	ok, used := false, 1
+	switch e := in[0].(type) {
+	case *expr.Lookup:
+		m.Set, m.Not, ok = e.SetName, e.Invert, true
+	case *expr.Range:
+		m.Not = e.Op == expr.CmpOpNeq
+		m.Elem, ok = f.elem(e.FromData, e.ToData)
+	case *expr.Cmp:
+		to := e.Data
+		if e.Op == expr.CmpOpGte && second != nil {
+			to, used = second.Data, 2
+		}
+		m.Not = e.Op == expr.CmpOpNeq
+		m.Elem, ok = f.elem(e.Data, to)
+	case *expr.Bitwise:
+		if second != nil {
+			m.Not, used = second.Op == expr.CmpOpNeq, 2
+			ok = readMasked(m, f, e.Mask, second.Data)
+		}
+	}
+	if !ok {
+		return 0
+	}
+	return used
 }
 
 func at(in []expr.Any, i int) expr.Any {
@@ -353,8 +425,8 @@ func at(in []expr.Any, i int) expr.Any {
 	return nil
 }
 
-// masked reads a comparison of some of the bits.
-func masked(m *ruleset.Match, f field, mask, value []byte) (ok bool) {
+// readMasked reads a comparison of some of the bits.
+func readMasked(m *ruleset.Match, f field, mask, value []byte) (ok bool) {
 	switch {
 	case len(mask) != f.size || len(value) != f.size:
 		return false
@@ -383,7 +455,7 @@ func keyAt(in []expr.Any) (ruleset.Key, int) {
 	}
 	for key := range fields {
 		if sameLoad(in[0], fields[key]) {
-			return icmpKey(key), 1
+			return key, 1
 		}
 	}
 	return 0, 0
@@ -404,44 +476,39 @@ func sameLoad(e expr.Any, f field) bool {
 	return false
 }
 
-// icmpKey gives one of the two keys that are loaded the same way; impliedFamily tells which it is.
-func icmpKey(k ruleset.Key) ruleset.Key {
-	switch k {
-	case ruleset.KeyICMPv6Type:
-		return ruleset.KeyICMPType
-	case ruleset.KeyICMPv6Code:
+// icmpKey tells ICMPv6 from ICMP, whose fields are loaded the same way, by the protocol that the rule has asked for.
+func (d *ruleReader) icmpKey(k ruleset.Key) ruleset.Key {
+	if icmpProtocols[k] == 0 {
+		return k
+	}
+	v6 := protocolOf(d.rule.Matches) == unix.IPPROTO_ICMPV6
+	code := k == ruleset.KeyICMPCode || k == ruleset.KeyICMPv6Code
+	switch {
+	case v6 && code:
+		return ruleset.KeyICMPv6Code
+	case v6:
+		return ruleset.KeyICMPv6Type
+	case code:
 		return ruleset.KeyICMPCode
 	}
-	return k
+	return ruleset.KeyICMPType
 }
 
-// impliedFamily leaves out the question for the packet's family that an address implies, and tells ICMP from ICMPv6 by the
-// protocol that the rule has asked for.
-func (d *ruleReader) impliedFamily() {
-	implied := d.rule.VMap != nil && hasFamily(d.rule.VMap.Key)
-	v6 := false
-	for _, m := range d.rule.Matches {
-		implied = implied || hasFamily(m.Key)
-		v6 = v6 || m.Key == ruleset.KeyL4Proto && m.Elem.Num == unix.IPPROTO_ICMPV6
-	}
-	var out []ruleset.Match
-	for _, m := range d.rule.Matches {
-		switch {
-		case m.Key == ruleset.KeyNFProto && implied:
-			continue
-		case m.Key == ruleset.KeyICMPType && v6:
-			m.Key = ruleset.KeyICMPv6Type
-		case m.Key == ruleset.KeyICMPCode && v6:
-			m.Key = ruleset.KeyICMPv6Code
-		}
-		out = append(out, m)
-	}
-	d.rule.Matches = out
-}
-
-func hasFamily(k ruleset.Key) bool {
+// impliedFamily takes back the question for the packet's family before the first address, which load has put there.
+func (d *ruleReader) impliedFamily(k ruleset.Key) {
 	if parts, ok := concats[k]; ok {
 		k = parts[0].key
 	}
-	return fields[k].family != 0
+	family := fields[k].family
+	if family == 0 || family == d.family {
+		return
+	}
+	d.family = family
+	n := len(d.rule.Matches) - 1
+	if n >= 0 && d.rule.Matches[n] == (ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: family}}) {
+		d.rule.Matches = d.rule.Matches[:n]
+		if n == 0 {
+			d.rule.Matches = nil
+		}
+	}
 }

@@ -3,6 +3,7 @@ package nft
 import (
 	"bytes"
 	"fmt"
+	"math"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -13,16 +14,15 @@ import (
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
-// write queues what makes the changes. What is deleted is first emptied, so that nothing names what goes.
-func (c *Conn) write(s state, changes []ruleset.Change) error {
-	t := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet, Flags: s.flags}
+// write queues what makes the changes. What is deleted is first emptied, so that nothing names what goes. (Before kernel 6.2
+// a chain cannot be deleted in the transaction that deletes the last verdict that leads to it; such a kernel refuses with
+// EBUSY.)
+func (c *Conn) write(s state, changes []ruleset.Change, flags nftables.TableFlags) error {
+	t := &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet, Flags: flags}
 	if s.replace {
 		c.nl.DelTable(&nftables.Table{Name: c.name, Family: nftables.TableFamilyINet})
 	}
-	if s.replace || !s.exists {
-		t.Flags = c.flags
-	}
-	if s.replace || !s.exists || s.adopt {
+	if !s.settled() {
 		c.nl.AddTable(t)
 	}
 	w := &writer{nl: c.nl, table: t}
@@ -81,8 +81,22 @@ func (w *writer) members(ch *ruleset.Change, s *nftables.Set, elems []nftables.S
 
 func (w *writer) set(s *ruleset.Set) *nftables.Set {
 	t := setTypes[s.Type]
-	return &nftables.Set{Table: w.table, Name: s.Name, KeyType: t.key, Interval: s.Interval, Concatenation: len(t.parts) > 1,
+	out := &nftables.Set{Table: w.table, Name: s.Name, KeyType: t.key, Interval: s.Interval, Concatenation: len(t.parts) > 1,
 		KeyByteOrder: byteOrder(t)}
+	if !s.Interval {
+		out.Size = size(len(s.Elems))
+	}
+	return out
+}
+
+// size of a hash set that begins with n elements: one that knows its size loads in half the time (nftables-facts §2). It is
+// also the most that the set can have, so there is room to grow; when that is used up the kernel says ENFILE, and Apply makes
+// the table anew. Changing the elements of a set takes room for the old and the new together.
+func size(n int) uint32 {
+	if n < 1000 || n > math.MaxUint32/4 {
+		return 0
+	}
+	return uint32(n) * 4
 }
 
 func byteOrder(t setType) binaryutil.ByteOrder {
@@ -95,7 +109,7 @@ func byteOrder(t setType) binaryutil.ByteOrder {
 func (w *writer) vmap(m *ruleset.Map) *nftables.Set {
 	t := setTypes[m.Type]
 	return &nftables.Set{Table: w.table, Name: m.Name, KeyType: t.key, IsMap: true, DataType: nftables.TypeVerdict,
-		Concatenation: len(t.parts) > 1, KeyByteOrder: byteOrder(t)}
+		Concatenation: len(t.parts) > 1, KeyByteOrder: byteOrder(t), Size: size(len(m.Entries))}
 }
 
 // elements of a set. In an interval set each range is its first value and, as an element of its own, the first value behind
@@ -194,7 +208,7 @@ func exprs(r *ruleset.Rule) []expr.Any {
 
 type ruleBuilder struct {
 	out    []expr.Any
-	family uint32 // that the rule has asked for so far
+	family uint32 // that an address has implied so far
 }
 
 func (b *ruleBuilder) add(e ...expr.Any) { b.out = append(b.out, e...) }
@@ -224,32 +238,33 @@ func (b *ruleBuilder) match(m *ruleset.Match) {
 		b.add(&expr.Lookup{SourceRegister: 1, SetName: m.Set, Invert: m.Not})
 		return
 	}
+	b.add(compare(m)...)
+}
+
+// compare register 1 with the match's value.
+func compare(m *ruleset.Match) []expr.Any {
 	f := fields[m.Key]
 	from, to := f.bytes(m.Elem)
+	mask, isPrefix := maskOf(from, to)
 	switch {
 	case m.Key == ruleset.KeyCTState: // one of the bits is set, or none
-		zero := make([]byte, 4)
-		b.add(&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: from, Xor: zero}, &expr.Cmp{Op: op(!m.Not), Register: 1, Data: zero})
+		return []expr.Any{masked(from), &expr.Cmp{Op: op(!m.Not), Register: 1, Data: make([]byte, f.size)}}
 	case m.Key == ruleset.KeyMark:
 		mask, _ := f.bytes(ruleset.Elem{Num: m.Elem.Mask})
-		b.add(&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)}, &expr.Cmp{Op: op(m.Not), Register: 1, Data: from})
+		return []expr.Any{masked(mask), &expr.Cmp{Op: op(m.Not), Register: 1, Data: from}}
 	case bytes.Equal(from, to):
-		if m.Key == ruleset.KeyNFProto && !m.Not {
-			b.family = m.Elem.Num
-		}
-		b.add(&expr.Cmp{Op: op(m.Not), Register: 1, Data: from})
-	default:
-		if mask, ok := maskOf(from, to); ok && f.value == addr {
-			b.add(&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(f.size), Mask: mask, Xor: make([]byte, f.size)},
-				&expr.Cmp{Op: op(m.Not), Register: 1, Data: from})
-			return
-		}
-		if m.Not {
-			b.add(&expr.Range{Op: expr.CmpOpNeq, Register: 1, FromData: from, ToData: to})
-			return
-		}
-		b.add(&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: from}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: to})
+		return []expr.Any{&expr.Cmp{Op: op(m.Not), Register: 1, Data: from}}
+	case f.value == addr && isPrefix:
+		return []expr.Any{masked(mask), &expr.Cmp{Op: op(m.Not), Register: 1, Data: from}}
+	case m.Not:
+		return []expr.Any{&expr.Range{Op: expr.CmpOpNeq, Register: 1, FromData: from, ToData: to}}
 	}
+	return []expr.Any{&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: from}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: to}}
+}
+
+// masked clears what is not in the mask in register 1.
+func masked(mask []byte) expr.Any {
+	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))}
 }
 
 func op(not bool) expr.CmpOp {
