@@ -234,9 +234,9 @@ func (d *demo) probe(ctx context.Context, text string) error {
 		if err != nil {
 			return err
 		}
-		have := v.Verdict
+		how, have := "traced", v.Verdict
 		if d.lab != nil {
-			have = seen[i]
+			how, have = "seen", seen[i]
 		}
 		d.count++
 		mark := "ok   "
@@ -245,7 +245,7 @@ func (d *demo) probe(ctx context.Context, text string) error {
 			mark = "WRONG"
 		}
 		packet, _, _ := strings.Cut(f.Text, " : ")
-		fmt.Fprintf(d.out, "    %s %-52s expected %-5s seen %-5s by %s\n", mark, packet, f.Verdict, have, v.by())
+		fmt.Fprintf(d.out, "    %s %-52s expected %-5s %s %-5s by %s\n", mark, packet, f.Verdict, how, have, v.by())
 	}
 	return nil
 }
