@@ -22,8 +22,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The kernel is the judge: agents on every node, and real packets for every flow of the corpus.
-func TestCorpusWithRealPackets(t *testing.T) {
+func needNamespaces(t *testing.T) {
 	switch {
 	case noNamespaces == nil:
 	case errors.Is(noNamespaces, lab.ErrNoNamespaces) && os.Getenv("CI") != "true":
@@ -31,14 +30,24 @@ func TestCorpusWithRealPackets(t *testing.T) {
 	default:
 		t.Fatal(noNamespaces)
 	}
+}
+
+func buildTierctl(t *testing.T) (path string) {
+	path = filepath.Join(t.TempDir(), "tierctl")
+	if out, err := exec.Command("go", "build", "-o", path, "../../../cli").CombinedOutput(); err != nil {
+		t.Fatalf("building tierctl: %v\n%s", err, out)
+	}
+	return path
+}
+
+// The kernel is the judge: agents on every node, and real packets for every flow of the corpus.
+func TestCorpusWithRealPackets(t *testing.T) {
+	needNamespaces(t)
 	all, err := scenario.Load("../../scenarios")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tierctl := filepath.Join(t.TempDir(), "tierctl")
-	if out, err := exec.Command("go", "build", "-o", tierctl, "../../../cli").CombinedOutput(); err != nil {
-		t.Fatalf("building tierctl: %v\n%s", err, out)
-	}
+	tierctl := buildTierctl(t)
 	for _, s := range all {
 		if s.Name == "missing-tier" {
 			continue // a store refuses a policy of a tier that it does not have, so no agent can be shown one
@@ -69,7 +78,7 @@ func judge(t *testing.T, s *scenario.Scenario, tierctl string) {
 	if err := os.WriteFile(flows, lines.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &replay{files: files{objects}, flows: flows, tierctl: tierctl, action: toHost(s.Options.EndpointToHost)}
+	r := &replay{files: files{objects}, flows: flows, tierctl: tierctl, action: toHost(s.Options.EndpointToHost), say: t.Logf}
 	var out, errs bytes.Buffer
 	if err := r.run(t.Context(), &out, &errs); err != nil {
 		t.Fatalf("%v\n%s", err, errs.String())

@@ -61,9 +61,9 @@ type replay struct {
 	flows   string
 	tierctl string
 	action  string
-	verbose bool
-	in      io.Reader // what "-" is
-	stdin   string    // objects that came from there, for tierctl to read again
+	say     func(format string, args ...any) // what is being done
+	in      io.Reader                        // what "-" is
+	stdin   string                           // objects that came from there, for tierctl to read again
 
 	lines    []map[string]json.RawMessage // of the flows, as they were written
 	packets  []policy.Flow
@@ -76,14 +76,15 @@ func (f *files) String() string     { return strings.Join(*f, ",") }
 func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
 func run(ctx context.Context, args []string, out, errs io.Writer) error {
-	r := &replay{in: os.Stdin}
+	r := &replay{in: os.Stdin, say: func(string, ...any) {}}
+	verbose := false
 	set := flag.NewFlagSet("replay", flag.ContinueOnError)
 	set.SetOutput(errs)
 	set.Var(&r.files, "f", "`FILE` or directory of objects, or -; may be repeated")
 	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it")
 	set.StringVar(&r.tierctl, "tierctl", "bin/tierctl", "`PATH` of tierctl")
 	set.StringVar(&r.action, "default-endpoint-to-host-action", "Drop", "`ACTION` of the agents and of trace")
-	set.BoolVar(&r.verbose, "v", false, "say what is being done")
+	set.BoolVar(&verbose, "v", false, "say what is being done")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
@@ -92,6 +93,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	}
 	if r.flows == "-" && slices.Contains(r.files, "-") {
 		return errors.New("objects and flows cannot both come from standard input")
+	}
+	if verbose {
+		r.say = func(format string, args ...any) { fmt.Fprintf(errs, "replay: "+format+"\n", args...) }
 	}
 	if err := lab.Enter(); err != nil {
 		return err
@@ -121,19 +125,13 @@ func (r *replay) run(ctx context.Context, out, errs io.Writer) error {
 	if err := r.enforce(ctx, l, dir); err != nil {
 		return err
 	}
-	r.say(errs, "%d nodes, %d workloads and %d outsiders stand after %s", len(cluster.Nodes), len(cluster.Workloads), len(cluster.Outside), time.Since(start).Round(time.Millisecond))
+	r.say("%d nodes, %d workloads and %d outsiders stand after %s", len(cluster.Nodes), len(cluster.Workloads), len(cluster.Outside), time.Since(start).Round(time.Millisecond))
 	seen, err := r.send(ctx, l)
 	if err != nil {
 		return err
 	}
-	r.say(errs, "%d flows sent after %s", len(seen), time.Since(start).Round(time.Millisecond))
+	r.say("%d flows sent after %s", len(seen), time.Since(start).Round(time.Millisecond))
 	return r.print(seen, out, errs)
-}
-
-func (r *replay) say(w io.Writer, format string, args ...any) {
-	if r.verbose {
-		fmt.Fprintf(w, "replay: "+format+"\n", args...)
-	}
 }
 
 // read takes in objects and flows, and gives every flow that has ports a source port of its own.
