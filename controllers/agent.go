@@ -40,6 +40,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	setInterfaces(index, <-interfaces)
+	foreign, err := a.Kernel.Foreign(ctx)
+	if err != nil {
+		return err
+	}
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused = map[v3.Ref]string{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
@@ -66,6 +70,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			if setInterfaces(index, now); revision == "" {
 				continue // the store has not said everything yet
 			}
+		case _, open := <-foreign:
+			if !open {
+				return ended(ctx, "what others do to the kernel's tables")
+			}
+			if revision == "" {
+				continue
+			}
+			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
 		}
 		err := a.program(index, revision)
