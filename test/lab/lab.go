@@ -194,6 +194,16 @@ func (l *Lab) Nodes() (names []string) {
 	return names
 }
 
+// KillAgents ends the agents as a crash does, without a word.
+func (l *Lab) KillAgents() error {
+	var errs []error
+	for _, a := range l.agents {
+		errs = append(errs, a.cmd.Process.Kill(), a.stop())
+	}
+	l.agents = nil
+	return errors.Join(errs...)
+}
+
 // Close ends the agents and lets go of the namespaces.
 func (l *Lab) Close() error {
 	var errs []error
