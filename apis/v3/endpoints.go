@@ -14,6 +14,8 @@ type EndpointPort struct {
 
 	// The protocol: TCP, UDP or SCTP.
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// The port's number.
@@ -48,6 +50,7 @@ type HostEndpointSpec struct {
 	Profiles []string `json:"profiles,omitempty"`
 
 	// Ports that rules may name.
+	// +kubebuilder:validation:MaxItems=1024
 	// +listType=atomic
 	// +optional
 	Ports []EndpointPort `json:"ports,omitempty"`
@@ -88,6 +91,8 @@ type WorkloadEndpointPort struct {
 
 	// The protocol: TCP, UDP or SCTP.
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// The port's number.
@@ -164,6 +169,7 @@ type WorkloadEndpointSpec struct {
 	// +optional
 	MAC string `json:"mac,omitempty"`
 	// Ports that rules may name.
+	// +kubebuilder:validation:MaxItems=1024
 	// +listType=atomic
 	// +optional
 	Ports []WorkloadEndpointPort `json:"ports,omitempty"`

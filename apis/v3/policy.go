@@ -19,6 +19,8 @@ type PolicyPerformanceHint string
 // PolicyStatus says how an object fares.
 type PolicyStatus struct {
 	// Accepted: every part of the object is understood. Programmed: it is in force on the nodes that need it.
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:XValidation:rule="self.lastTransitionTime > timestamp('0001-01-01T00:00:00Z')",message="lastTransitionTime must be a time as in RFC 3339"
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -35,6 +37,7 @@ type PolicySpec struct {
 	// The tier in which the policy stands.
 	// +kubebuilder:default=default
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="a tier's name is a single label: lower case letters, digits and '-', at most 63 characters"
 	// +optional
 	Tier string `json:"tier,omitempty"`
 

@@ -37,11 +37,15 @@ type Rule struct {
 	// Matches only this IP protocol: TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite or a number from 1 to 255.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
 	Protocol *intstr.IntOrString `json:"protocol,omitempty"`
 
 	// Matches only packets whose IP protocol is another than this one.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
 	NotProtocol *intstr.IntOrString `json:"notProtocol,omitempty"`
 
 	// Matches only ICMP packets of this type and code; protocol must be ICMP or ICMPv6.
@@ -94,14 +98,14 @@ type EntityRule struct {
 	// The address is in one of these networks, in CIDR form without host bits. IPv4 and IPv6 may not be mixed in one rule.
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:MaxLength=49
 	// +optional
 	Nets []string `json:"nets,omitempty"`
 
 	// The address is in none of these networks.
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:MaxLength=49
 	// +optional
 	NotNets []string `json:"notNets,omitempty"`
 
@@ -128,12 +132,18 @@ type EntityRule struct {
 
 	// The port is one of these: a number, a range such as "8000:8999", or the name of a port of the endpoint.
 	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:XIntOrString
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:XValidation:rule="type(self) == string || self >= 1 && self <= 65535",message="port numbers must be between 1 and 65535"
 	// +listType=atomic
 	// +optional
 	Ports []intstr.IntOrString `json:"ports,omitempty"`
 
 	// The port is none of these.
 	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:XIntOrString
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:XValidation:rule="type(self) == string || self >= 1 && self <= 65535",message="port numbers must be between 1 and 65535"
 	// +listType=atomic
 	// +optional
 	NotPorts []intstr.IntOrString `json:"notPorts,omitempty"`

@@ -6,7 +6,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type NetworkSetSpec struct {
 	// The networks in CIDR form, or single addresses; IPv4 and IPv6 may be mixed.
 	// +listType=atomic
-	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:items:MaxLength=49
 	// +optional
 	Nets []string `json:"nets,omitempty"`
 }

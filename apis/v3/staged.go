@@ -1,8 +1,10 @@
 package v3
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // StagedAction is what would become of the policy if the staged one were taken over.
@@ -49,14 +51,16 @@ type StagedKubernetesNetworkPolicySpec struct {
 	PodSelector metav1.LabelSelector `json:"podSelector,omitempty,omitzero"`
 
 	// The rules for packets to the selected pods.
+	// +kubebuilder:validation:MaxItems=1024
 	// +listType=atomic
 	// +optional
-	Ingress []networkingv1.NetworkPolicyIngressRule `json:"ingress,omitempty"`
+	Ingress []KubernetesIngressRule `json:"ingress,omitempty"`
 
 	// The rules for packets from the selected pods.
+	// +kubebuilder:validation:MaxItems=1024
 	// +listType=atomic
 	// +optional
-	Egress []networkingv1.NetworkPolicyEgressRule `json:"egress,omitempty"`
+	Egress []KubernetesEgressRule `json:"egress,omitempty"`
 
 	// The directions that the policy governs. If not given: Ingress, and Egress when there are egress rules.
 	// +kubebuilder:validation:MaxItems=2
@@ -64,6 +68,75 @@ type StagedKubernetesNetworkPolicySpec struct {
 	// +listType=set
 	// +optional
 	PolicyTypes []networkingv1.PolicyType `json:"policyTypes,omitempty"`
+}
+
+// KubernetesIngressRule is networkingv1.NetworkPolicyIngressRule.
+type KubernetesIngressRule struct {
+	// The rule is about these ports of the selected pods; about all of them if empty.
+	// +kubebuilder:validation:MaxItems=512
+	// +listType=atomic
+	// +optional
+	Ports []KubernetesPort `json:"ports,omitempty"`
+
+	// The rule is about packets from these peers; from any if empty.
+	// +listType=atomic
+	// +optional
+	From []networkingv1.NetworkPolicyPeer `json:"from,omitempty"`
+}
+
+// KubernetesEgressRule is networkingv1.NetworkPolicyEgressRule.
+type KubernetesEgressRule struct {
+	// The rule is about these ports of the peers; about all of them if empty.
+	// +kubebuilder:validation:MaxItems=512
+	// +listType=atomic
+	// +optional
+	Ports []KubernetesPort `json:"ports,omitempty"`
+
+	// The rule is about packets to these peers; to any if empty.
+	// +listType=atomic
+	// +optional
+	To []networkingv1.NetworkPolicyPeer `json:"to,omitempty"`
+}
+
+// KubernetesPort is networkingv1.NetworkPolicyPort with bounds: without them the schema would let a port through that no
+// client can decode.
+type KubernetesPort struct {
+	// The protocol: TCP, UDP or SCTP. TCP if not given.
+	// +kubebuilder:validation:Enum=TCP;UDP;SCTP
+	// +optional
+	Protocol *corev1.Protocol `json:"protocol,omitempty"`
+
+	// The port's number, or the name of a port of the pod; all ports if not given.
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 65535",message="port numbers must be between 1 and 65535"
+	// +optional
+	Port *intstr.IntOrString `json:"port,omitempty"`
+
+	// With it, the rule is about all ports from port to this one; port must be a number.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	// +optional
+	EndPort *int32 `json:"endPort,omitempty"`
+}
+
+// NetworkPolicySpec is the policy in Kubernetes' own type, as taking it over would make it.
+func (s *StagedKubernetesNetworkPolicySpec) NetworkPolicySpec() networkingv1.NetworkPolicySpec {
+	out := networkingv1.NetworkPolicySpec{PodSelector: s.PodSelector, PolicyTypes: s.PolicyTypes}
+	for _, r := range s.Ingress {
+		out.Ingress = append(out.Ingress, networkingv1.NetworkPolicyIngressRule{Ports: kubernetesPorts(r.Ports), From: r.From})
+	}
+	for _, r := range s.Egress {
+		out.Egress = append(out.Egress, networkingv1.NetworkPolicyEgressRule{Ports: kubernetesPorts(r.Ports), To: r.To})
+	}
+	return out
+}
+
+func kubernetesPorts(ports []KubernetesPort) (out []networkingv1.NetworkPolicyPort) {
+	for _, p := range ports {
+		out = append(out, networkingv1.NetworkPolicyPort(p))
+	}
+	return out
 }
 
 // StagedNetworkPolicy is a NetworkPolicy that is evaluated and never enforced (contract §1.6, §4.9).

@@ -51,6 +51,8 @@ type Tier struct {
 // TierStatus says how a tier fares.
 type TierStatus struct {
 	// Ready: the tier takes part. While a deleted tier waits for its policies to go, Ready is false.
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:XValidation:rule="self.lastTransitionTime > timestamp('0001-01-01T00:00:00Z')",message="lastTransitionTime must be a time as in RFC 3339"
 	// +listType=map
 	// +listMapKey=type
 	// +optional

@@ -36,7 +36,7 @@ func Validate(obj metav1.Object) field.ErrorList {
 			GlobalNetworkPolicySpec: GlobalNetworkPolicySpec{PolicySpec: PolicySpec{Tier: o.Spec.Tier}}})
 	case *StagedKubernetesNetworkPolicy:
 		v.staged(spec, o.Spec.StagedAction, o.Spec, StagedKubernetesNetworkPolicySpec{StagedAction: StagedActionDelete})
-		v.kubernetes(spec, o)
+		v.kubernetes(spec, &o.Spec)
 	case *GlobalNetworkSet:
 		v.networkSet(o.Labels, o.Spec.Nets)
 	case *NetworkSet:
@@ -200,23 +200,4 @@ func (v *validator) network(at *field.Path, text string) (netip.Prefix, bool) {
 		return p, true
 	}
 	return p, false
-}
-
-// kubernetes asks of a staged Kubernetes policy that its networks are networks; its selectors and ports are in a form that
-// the schema holds.
-func (v *validator) kubernetes(at *field.Path, o *StagedKubernetesNetworkPolicy) {
-	for i, r := range o.Spec.Ingress {
-		for j, p := range r.From {
-			if p.IPBlock != nil {
-				v.network(at.Child("ingress").Index(i).Child("from").Index(j).Child("ipBlock", "cidr"), p.IPBlock.CIDR)
-			}
-		}
-	}
-	for i, r := range o.Spec.Egress {
-		for j, p := range r.To {
-			if p.IPBlock != nil {
-				v.network(at.Child("egress").Index(i).Child("to").Index(j).Child("ipBlock", "cidr"), p.IPBlock.CIDR)
-			}
-		}
-	}
 }

@@ -350,15 +350,26 @@ func (f fragment) expand() (out []fragment) {
 // parse reads an object as a client would; the group and version go without saying.
 func parse(t testing.TB, text string) *unstructured.Unstructured {
 	t.Helper()
-	json, err := yaml.YAMLToJSONStrict([]byte("apiVersion: projectcalico.org/v3\n" + text))
+	return parseWhole(t, "apiVersion: projectcalico.org/v3\n"+text)
+}
+
+func parseWhole(t testing.TB, text string) *unstructured.Unstructured {
+	t.Helper()
+	u, err := read([]byte(text))
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
-	u := &unstructured.Unstructured{}
-	if err := utiljson.Unmarshal(json, &u.Object); err != nil {
-		t.Fatalf("%v in\n%s", err, text)
-	}
 	return u
+}
+
+// read makes of YAML what crd.Admit asks for: numbers are int64 or float64, and a key twice is an error.
+func read(text []byte) (*unstructured.Unstructured, error) {
+	json, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return nil, err
+	}
+	u := &unstructured.Unstructured{}
+	return u, utiljson.Unmarshal(json, &u.Object)
 }
 
 var scheme = func() *runtime.Scheme {
