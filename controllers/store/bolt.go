@@ -3,6 +3,9 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,13 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-	"k8s.io/apimachinery/pkg/util/uuid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -25,9 +28,13 @@ import (
 // Bolt is a Store in one bbolt file. No process holds the file open for longer than one transaction, so that the command line
 // and the agent can share it. A file has three buckets:
 //
-//	meta     version: of this layout; id: of the file; revision: of the last transaction
-//	objects  kind NUL namespace NUL name → the object as JSON
-//	journal  revision and a number → the key of an object that changed then, the last maxJournal of them
+//	meta     version: of this layout; head: of the last transaction, its revision, state and sum, sealed
+//	objects  kind NUL namespace NUL name → the object as JSON, sealed
+//	journal  revision and a number → the state after it and the key of an object that changed then, sealed; maxJournal of them
+//
+// A state is random and another after each transaction. A value's seal is a digest of it and its key, and the sum is of all
+// seals, for bbolt has no checksum for what it keeps. Each opening verifies the whole file: a rule that a damaged disk has
+// changed or dropped must not be enforced, and files of hosts are small.
 type Bolt struct {
 	path string
 	wait time.Duration // for another process to let the file go
@@ -43,8 +50,7 @@ var (
 	objectsBucket = []byte("objects")
 	journalBucket = []byte("journal")
 	versionKey    = []byte("version")
-	idKey         = []byte("id")
-	revisionKey   = []byte("revision")
+	headKey       = []byte("head")
 )
 
 // OpenBolt names a file. It is opened by each operation, and created by the first that writes.
@@ -108,7 +114,10 @@ func (b *Bolt) Transact(ctx context.Context, f func(*Tx) error) (revision string
 	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
 		return "", fmt.Errorf("creating the datastore's directory: %w", err)
 	}
-	err = b.open(false, func(db *bbolt.DB) error {
+	if err := b.view(ctx, func(*Tx) error { return nil }); err != nil && !errors.Is(err, ErrNoStore) {
+		return "", err
+	}
+	err = b.open(false, func(db *bbolt.DB, _ *os.File) error {
 		return db.Update(func(raw *bbolt.Tx) error {
 			tx, err := begin(raw)
 			if err != nil {
@@ -128,14 +137,21 @@ func (b *Bolt) view(ctx context.Context, f func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(b.path); errors.Is(err, fs.ErrNotExist) {
+	// a file without a byte is one that its first writer has just made, and not yet locked
+	if info, err := os.Stat(b.path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0 {
 		return fmt.Errorf("datastore %s: %w", b.path, ErrNoStore)
 	}
-	return b.open(true, func(db *bbolt.DB) error {
+	return b.open(true, func(db *bbolt.DB, file *os.File) error {
 		return db.View(func(raw *bbolt.Tx) error {
+			if err := checkPages(file, raw); err != nil {
+				return fmt.Errorf("datastore %s: %w", b.path, err)
+			}
 			tx, err := begin(raw)
 			if err != nil {
 				return err
+			}
+			if err := tx.verify(); err != nil {
+				return fmt.Errorf("datastore %s: %w", b.path, err)
 			}
 			return f(tx)
 		})
@@ -143,20 +159,27 @@ func (b *Bolt) view(ctx context.Context, f func(*Tx) error) error {
 }
 
 // open opens the file for as long as f runs. bbolt answers a damaged page with a panic, and a truncated file with a fault in
-// the memory that is mapped to it: both are caught here and nowhere else, and become ErrCorrupt.
-func (b *Bolt) open(readOnly bool, f func(*bbolt.DB) error) (err error) {
+// the memory that is mapped to it: both are caught here and nowhere else, and become ErrCorrupt. The list of free pages is not
+// kept in the file but found anew: a damaged one would have bbolt write over pages that are in use.
+func (b *Bolt) open(readOnly bool, f func(*bbolt.DB, *os.File) error) (err error) {
+	var file *os.File
 	defer func(old bool) {
 		debug.SetPanicOnFault(old)
 		if p := recover(); p != nil {
+			file.Close() // bbolt does not, when it is Open that panics; the lock goes with it
 			err = fmt.Errorf("datastore %s: %w (%v)", b.path, ErrCorrupt, p)
 		}
 	}(debug.SetPanicOnFault(true))
-	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly})
+	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly, NoFreelistSync: true,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		}})
 	if err != nil {
 		return b.openError(err)
 	}
 	defer db.Close()
-	return f(db)
+	return f(db, file)
 }
 
 func (b *Bolt) openError(err error) error {
@@ -189,12 +212,17 @@ func begin(raw *bbolt.Tx) (*Tx, error) {
 	}
 	version, err := strconv.Atoi(string(tx.meta.Get(versionKey)))
 	switch {
-	case err != nil || tx.objects == nil || tx.journal == nil:
+	case err != nil || version < 1 || tx.objects == nil || tx.journal == nil:
 		return nil, fmt.Errorf("datastore %s: %w: it has no version, objects or journal", raw.DB().Path(), ErrCorrupt)
 	case version > layoutVersion:
 		return nil, fmt.Errorf("datastore %s: %w: its layout is %d, this tierctl knows up to %d", raw.DB().Path(), ErrNewerVersion, version, layoutVersion)
 	}
-	tx.last = number(tx.meta.Get(revisionKey))
+	head := tx.meta.Get(headKey)
+	if len(head) != sealSize+8+stateSize+sealSize || !bytes.Equal(head[:sealSize], digest(headKey, head[sealSize:])) {
+		return nil, fmt.Errorf("datastore %s: %w: its head is not what was written", raw.DB().Path(), ErrCorrupt)
+	}
+	head = head[sealSize:]
+	tx.last, tx.state, tx.sum = number(head[:8]), head[8:8+stateSize], [sealSize]byte(head[8+stateSize:])
 	tx.revision = tx.last
 	return tx, nil
 }
@@ -208,9 +236,6 @@ func (tx *Tx) initialize() (err error) {
 	if err := tx.meta.Put(versionKey, strconv.AppendInt(nil, layoutVersion, 10)); err != nil {
 		return err
 	}
-	if err := tx.meta.Put(idKey, []byte(uuid.NewUUID())); err != nil {
-		return err
-	}
 	for _, t := range builtInTiers() {
 		if _, err := tx.Create(t); err != nil {
 			return err
@@ -219,20 +244,24 @@ func (tx *Tx) initialize() (err error) {
 	return nil
 }
 
-// end writes down the revision and the journal, if anything changed.
+// end writes down the journal and the head, if anything changed.
 func (tx *Tx) end() error {
 	if tx.revision == tx.last {
 		return nil
 	}
-	if err := tx.meta.Put(revisionKey, bytesOf(tx.revision)); err != nil {
-		return err
-	}
+	state := make([]byte, stateSize)
+	rand.Read(state) // never fails
 	for i, key := range tx.changed {
-		if err := tx.journal.Put(append(bytesOf(tx.revision), bytesOf(uint64(i))...), key); err != nil {
+		at := append(bytesOf(tx.revision), bytesOf(uint64(i))...)
+		if err := tx.put(tx.journal, at, append(bytes.Clone(state), key...)); err != nil {
 			return err
 		}
 	}
-	return tx.trimJournal()
+	if err := tx.trimJournal(); err != nil {
+		return err
+	}
+	head := slices.Concat(bytesOf(tx.revision), state, tx.sum[:])
+	return tx.meta.Put(headKey, append(digest(headKey, head), head...))
 }
 
 // trimJournal forgets whole revisions from the front. Stats count the whole bucket, so it is asked only now and then.
@@ -243,16 +272,76 @@ func (tx *Tx) trimJournal() error {
 	extra := tx.journal.Stats().KeyN + len(tx.changed) - maxJournal
 	c := tx.journal.Cursor()
 	var last uint64
-	for k, _ := c.First(); k != nil && (extra > 0 || number(k[:8]) == last); k, _ = c.First() {
+	for k, v := c.First(); k != nil && (extra > 0 || number(k[:8]) == last); k, v = c.First() {
 		last, extra = number(k[:8]), extra-1
+		tx.add(v)
 		if err := c.Delete(); err != nil {
 			return err
 		}
 	}
-	return tx.meta.Put(forgottenKey, bytesOf(max(last, number(tx.meta.Get(forgottenKey)))))
+	return nil
 }
 
-var forgottenKey = []byte("forgotten") // the last revision that the journal no longer has
+const (
+	stateSize = 16
+	sealSize  = 16
+)
+
+// digest seals a value.
+func digest(key, value []byte) []byte {
+	h := sha256.New()
+	h.Write(key)
+	h.Write(value)
+	return h.Sum(nil)[:sealSize:sealSize]
+}
+
+// put seals a value and writes it, and remove is its opposite.
+func (tx *Tx) put(b *bbolt.Bucket, key, value []byte) error {
+	tx.add(b.Get(key))
+	sealed := append(digest(key, value), value...)
+	tx.add(sealed)
+	return b.Put(key, sealed)
+}
+
+func (tx *Tx) remove(b *bbolt.Bucket, key []byte) error {
+	tx.add(b.Get(key))
+	return b.Delete(key)
+}
+
+// get gives a value without its seal, which verify has looked at; nil when there is none.
+func get(b *bbolt.Bucket, key []byte) []byte { return unsealed(b.Get(key)) }
+
+func unsealed(sealed []byte) []byte {
+	if sealed == nil {
+		return nil
+	}
+	return sealed[sealSize:]
+}
+
+// add puts a seal into the sum, or takes it out: twice is not at all.
+func (tx *Tx) add(sealed []byte) {
+	if sealed != nil {
+		subtle.XORBytes(tx.sum[:], tx.sum[:], sealed[:sealSize])
+	}
+}
+
+// verify tells whether every value is what was written, and none is missing.
+func (tx *Tx) verify() error {
+	have := Tx{}
+	for _, b := range []*bbolt.Bucket{tx.objects, tx.journal} {
+		c := b.Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			if len(v) < sealSize || !bytes.Equal(v[:sealSize], digest(k, v[sealSize:])) {
+				return fmt.Errorf("%w: %q is not what was written", ErrCorrupt, k)
+			}
+			have.add(v)
+		}
+	}
+	if have.sum != tx.sum {
+		return fmt.Errorf("%w: something is missing", ErrCorrupt)
+	}
+	return nil
+}
 
 func bytesOf(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 

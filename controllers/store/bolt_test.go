@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"os/exec"
@@ -317,6 +318,10 @@ func TestWatchBehindTheJournal(t *testing.T) {
 // writeForever puts pairs of namespaces with one value, each pair in one transaction. Between two it lets the file go, for
 // bbolt tries only now and then to get it.
 func writeForever(path string) {
+	go func() { // it ends with the test that began it, however that ends
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
 	s := OpenBolt(path)
 	for i := 0; ; i++ {
 		<-time.After(5 * time.Millisecond)
@@ -349,6 +354,8 @@ func TestKilledWriter(t *testing.T) {
 	for i := range 15 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "STORE_TEST_WRITER="+s.path)
+		_, err := cmd.StdinPipe()
+		must(t, err)
 		must(t, cmd.Start())
 		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 		n := 0
@@ -374,34 +381,4 @@ func TestKilledWriter(t *testing.T) {
 			return nil
 		}))
 	}
-}
-
-// Whatever is wrong with the bytes of a file, the answer is an error or objects, and never a panic.
-func TestDamagedFiles(t *testing.T) {
-	s := newStore(t)
-	for i := range 200 {
-		_, err := s.Put(t.Context(), namespace(fmt.Sprintf("n%d", i)))
-		must(t, err)
-	}
-	good, err := os.ReadFile(s.path)
-	must(t, err)
-	bad := OpenBolt(filepath.Join(t.TempDir(), "bad.db"))
-	try := func(text []byte) {
-		must(t, os.WriteFile(bad.path, text, 0o600))
-		if _, err := bad.List(t.Context(), "Namespace", ""); err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerVersion) && !errors.Is(err, ErrNoStore) {
-			t.Logf("another error: %v", err)
-		}
-		w := watch{store: bad, told: map[v3.Ref]string{}}
-		_, _ = w.look(t.Context())
-	}
-	for n := 0; n < len(good); n += len(good)/40 + 1 {
-		try(good[:n])
-	}
-	rapid.Check(t, func(rt *rapid.T) {
-		text := slices.Clone(good)
-		for range rapid.IntRange(1, 8).Draw(rt, "bytes") {
-			text[rapid.IntRange(0, len(text)-1).Draw(rt, "at")] = rapid.Byte().Draw(rt, "byte")
-		}
-		try(text)
-	})
 }

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,13 +24,15 @@ import (
 type Tx struct {
 	raw                    *bbolt.Tx
 	meta, objects, journal *bbolt.Bucket
-	last, revision         uint64   // before and, once something changed, after
+	last, revision         uint64 // before and, once something changed, after
+	state                  []byte // before
+	sum                    [sealSize]byte
 	changed                [][]byte // keys
 }
 
 // Get gives one object, or ErrNotFound.
 func (tx *Tx) Get(ref v3.Ref) (client.Object, error) {
-	text := tx.objects.Get(keyOf(ref))
+	text := get(tx.objects, keyOf(ref))
 	if text == nil {
 		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
 	}
@@ -48,7 +51,7 @@ func (tx *Tx) List(kind, namespace string) (out []client.Object, err error) {
 		if err != nil {
 			return nil, err
 		}
-		obj, err := decodeStored(ref, v)
+		obj, err := decodeStored(ref, unsealed(v))
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +78,10 @@ func decodeStored(ref v3.Ref, text []byte) (client.Object, error) {
 // Create adds an object, and gives it as it is stored.
 func (tx *Tx) Create(obj client.Object) (client.Object, error) {
 	ref := v3.RefOf(obj.(v3.Object))
+	kind, err := storable(ref)
 	switch {
+	case err != nil:
+		return nil, err
 	case tx.objects.Get(keyOf(ref)) != nil:
 		return nil, fmt.Errorf("%s %w", ref, ErrExists)
 	case obj.GetResourceVersion() != "":
@@ -85,9 +91,7 @@ func (tx *Tx) Create(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	if refKind(ref.Kind).Calico() {
-		delete(u.Object, "status")
-	}
+	keepServerFields(u, nil, kind.Calico())
 	u.SetUID(uuid.NewUUID())
 	u.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
 	u.SetGeneration(1)
@@ -98,7 +102,11 @@ func (tx *Tx) Create(obj client.Object) (client.Object, error) {
 // changes.
 func (tx *Tx) Update(obj client.Object) (client.Object, error) {
 	ref := v3.RefOf(obj.(v3.Object))
-	text := tx.objects.Get(keyOf(ref))
+	kind, err := storable(ref)
+	if err != nil {
+		return nil, err
+	}
+	text := get(tx.objects, keyOf(ref))
 	if text == nil {
 		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
 	}
@@ -113,27 +121,38 @@ func (tx *Tx) Update(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	keepServerFields(u, old, refKind(ref.Kind).Calico())
+	keepServerFields(u, old, kind.Calico())
 	return tx.store(ref, u, old)
 }
 
-// keepServerFields takes over what is not the user's to say.
+// storable gives the kind that ref names.
+func storable(ref v3.Ref) (*Kind, error) {
+	if k := refKind(ref.Kind); k != nil {
+		return k, nil
+	}
+	return nil, fmt.Errorf("%s: %w: a store holds no objects of kind %q; every object must carry its apiVersion and kind", ref, ErrInvalid, ref.Kind)
+}
+
+// keepServerFields takes over from old, or leaves out when there is none, what is not the user's to say: all metadata but name,
+// namespace, labels and annotations (contract §6.5), and the status of v3 kinds.
 func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
-	meta := map[string]any{}
-	for k, v := range old.Object["metadata"].(map[string]any) {
-		if k != "labels" && k != "annotations" {
-			meta[k] = v
-		}
+	meta := map[string]any{"name": u.GetName()}
+	if u.GetNamespace() != "" {
+		meta["namespace"] = u.GetNamespace()
+	}
+	var status any
+	if old != nil {
+		meta, status = old.Object["metadata"].(map[string]any), old.Object["status"]
 	}
 	labels, annotations := u.GetLabels(), u.GetAnnotations()
-	u.Object["metadata"] = meta
+	u.Object["metadata"] = runtime.DeepCopyJSON(meta)
 	u.SetLabels(labels)
 	u.SetAnnotations(annotations)
-	if calico {
+	switch {
+	case calico && status == nil:
 		delete(u.Object, "status")
-		if s, ok := old.Object["status"]; ok {
-			u.Object["status"] = s
-		}
+	case calico:
+		u.Object["status"] = status
 	}
 }
 
@@ -174,7 +193,7 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	tx.changed = append(tx.changed, keyOf(ref))
-	return obj, tx.objects.Put(keyOf(ref), text)
+	return obj, tx.put(tx.objects, keyOf(ref), text)
 }
 
 // Delete removes an object, or gives ErrNotFound.
@@ -187,7 +206,7 @@ func (tx *Tx) Delete(ref v3.Ref) error {
 	}
 	tx.revision = tx.last + 1
 	tx.changed = append(tx.changed, keyOf(ref))
-	return tx.objects.Delete(keyOf(ref))
+	return tx.remove(tx.objects, keyOf(ref))
 }
 
 // tieredKinds are the policies that stand in a tier by name.

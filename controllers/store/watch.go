@@ -52,51 +52,66 @@ func (b *Bolt) Watch(ctx context.Context) iter.Seq2[Event, error] {
 // watch is what one watcher has been told.
 type watch struct {
 	store     *Bolt
-	id        string
 	revision  uint64
-	told      map[v3.Ref]string // resourceVersion
+	state     string            // of the file at revision
+	told      map[v3.Ref]string // what each object's text was sealed with
 	complaint string
+}
+
+// news is an event, and what the text of its object is sealed with.
+type news struct {
+	Event
+	seal string
 }
 
 // look reads what has changed since it last looked; nothing when nothing has.
 func (w *watch) look(ctx context.Context) (events []Event, err error) {
-	err = w.store.view(ctx, func(tx *Tx) error {
-		id := string(tx.meta.Get(idKey))
+	var all []news
+	err = w.store.view(ctx, func(tx *Tx) (err error) {
 		switch {
-		case id == w.id && tx.last == w.revision:
+		case string(tx.state) == w.state:
 			return nil
-		case id == w.id && tx.last > w.revision && number(tx.meta.Get(forgottenKey)) <= w.revision:
-			events, err = w.journal(tx)
+		case w.known(tx):
+			all, err = w.journal(tx)
 		default:
-			events, err = w.everything(tx)
+			all, err = w.everything(tx)
 		}
 		if err != nil {
 			return err
 		}
-		w.id, w.revision = id, tx.last
-		events = append(events, Event{Type: Synced, Revision: strconv.FormatUint(tx.last, 10)})
+		w.revision, w.state = tx.last, string(tx.state)
+		all = append(all, news{Event: Event{Type: Synced, Revision: strconv.FormatUint(tx.last, 10)}})
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range events {
-		switch e.Type {
+	for _, n := range all {
+		switch n.Type {
 		case Put:
-			w.told[e.Ref] = e.Object.GetResourceVersion()
+			w.told[n.Ref] = n.seal
 		case Deleted:
-			delete(w.told, e.Ref)
+			delete(w.told, n.Ref)
 		}
+		events = append(events, n.Event)
 	}
 	return events, nil
 }
 
+// known tells whether the file came from the state that was told last, and the journal has all since. It has not when too much
+// has happened, or when the file was replaced: a copy that was put back counts its revisions on from an older one, so that a
+// revision alone does not say what was told.
+func (w *watch) known(tx *Tx) bool {
+	at, sealed := tx.journal.Cursor().Seek(bytesOf(w.revision))
+	return at != nil && number(at[:8]) == w.revision && string(unsealed(sealed)[:stateSize]) == w.state
+}
+
 // journal reads what the journal has since the last look, each object once.
-func (w *watch) journal(tx *Tx) (events []Event, err error) {
+func (w *watch) journal(tx *Tx) (out []news, err error) {
 	seen := map[v3.Ref]bool{}
 	c := tx.journal.Cursor()
-	for k, key := c.Seek(bytesOf(w.revision + 1)); k != nil; k, key = c.Next() {
-		ref, err := refOfKey(key)
+	for at, sealed := c.Seek(bytesOf(w.revision + 1)); at != nil; at, sealed = c.Next() {
+		ref, err := refOfKey(unsealed(sealed)[stateSize:])
 		if err != nil {
 			return nil, err
 		}
@@ -104,49 +119,50 @@ func (w *watch) journal(tx *Tx) (events []Event, err error) {
 			continue
 		}
 		seen[ref] = true
-		e, err := eventOf(tx, ref)
+		n, err := newsOf(ref, tx.objects.Get(keyOf(ref)))
 		if err != nil {
 			return nil, err
 		}
-		events = append(events, e)
+		out = append(out, n)
 	}
-	return events, nil
+	return out, nil
 }
 
-func eventOf(tx *Tx, ref v3.Ref) (Event, error) {
-	text := tx.objects.Get(keyOf(ref))
-	if text == nil {
-		return Event{Type: Deleted, Ref: ref}, nil
+func newsOf(ref v3.Ref, sealed []byte) (news, error) {
+	if sealed == nil {
+		return news{Event: Event{Type: Deleted, Ref: ref}}, nil
 	}
-	obj, err := decodeStored(ref, text)
-	return Event{Type: Put, Ref: ref, Object: obj}, err
+	obj, err := decodeStored(ref, unsealed(sealed))
+	if err != nil {
+		return news{}, err
+	}
+	return news{Event{Type: Put, Ref: ref, Object: obj}, string(sealed[:sealSize])}, nil
 }
 
 // everything tells the difference between what was told and what there is.
-func (w *watch) everything(tx *Tx) (events []Event, err error) {
-	sameFile := string(tx.meta.Get(idKey)) == w.id
+func (w *watch) everything(tx *Tx) (out []news, err error) {
 	there := map[v3.Ref]bool{}
 	c := tx.objects.Cursor()
-	for k, text := c.First(); k != nil; k, text = c.Next() {
+	for k, sealed := c.First(); k != nil; k, sealed = c.Next() {
 		ref, err := refOfKey(k)
 		if err != nil {
 			return nil, err
 		}
-		obj, err := decodeStored(ref, text)
+		n, err := newsOf(ref, sealed)
 		if err != nil {
 			return nil, err
 		}
 		there[ref] = true
-		if rv, ok := w.told[ref]; !ok || !sameFile || rv != obj.GetResourceVersion() {
-			events = append(events, Event{Type: Put, Ref: ref, Object: obj})
+		if w.told[ref] != n.seal {
+			out = append(out, n)
 		}
 	}
 	for ref := range w.told {
 		if !there[ref] {
-			events = append(events, Event{Type: Deleted, Ref: ref})
+			out = append(out, news{Event: Event{Type: Deleted, Ref: ref}})
 		}
 	}
-	return events, nil
+	return out, nil
 }
 
 // bell rings when something happens in the file's directory, and now and then.
