@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
@@ -231,6 +229,9 @@ func (k *checker) rule(r *ruleset.Rule) error {
 		if m == nil || !holds(m.Type, r.VMap.Key) {
 			return fmt.Errorf("%s vmap @%s: there is no such map of that type", keyName(r.VMap.Key), r.VMap.Map)
 		}
+		if proto := icmpProtocols[r.VMap.Key]; proto != 0 && protocolOf(r.Matches) != proto {
+			return fmt.Errorf("%s vmap @%s: the rule does not ask for protocol %d before", r.VMap.Key, r.VMap.Map, proto)
+		}
 	}
 	return k.verdict(r.Verdict)
 }
@@ -291,55 +292,4 @@ func holds(t ruleset.Type, k ruleset.Key) bool {
 		return t == ruleset.TypeICMPv6
 	}
 	return false
-}
-
-// icmpProtocols are the protocols that fields imply.
-var icmpProtocols = map[ruleset.Key]uint32{
-	ruleset.KeyICMPType: unix.IPPROTO_ICMP, ruleset.KeyICMPCode: unix.IPPROTO_ICMP,
-	ruleset.KeyICMPv6Type: unix.IPPROTO_ICMPV6, ruleset.KeyICMPv6Code: unix.IPPROTO_ICMPV6,
-}
-
-// explicit gives the table with the protocol that an ICMP field implies asked for before it, as the kernel needs it and Read
-// gives it back. What says so already is not copied.
-func explicit(t *ruleset.Table) *ruleset.Table {
-	out := *t
-	out.Chains = slices.Clone(t.Chains)
-	for i := range out.Chains {
-		rules := out.Chains[i].Rules
-		for j := range rules {
-			said := withProtocols(rules[j].Matches)
-			if len(said) == len(rules[j].Matches) && (said == nil || len(said) > 0) {
-				continue
-			}
-			if len(said) == 0 {
-				said = nil // Diff tells nothing from an empty list
-			}
-			if &rules[0] == &t.Chains[i].Rules[0] {
-				rules = slices.Clone(rules)
-				out.Chains[i].Rules = rules
-			}
-			rules[j].Matches = said
-		}
-	}
-	return &out
-}
-
-func withProtocols(matches []ruleset.Match) []ruleset.Match {
-	for i, m := range matches {
-		if proto := icmpProtocols[m.Key]; proto != 0 && protocolOf(matches[:i]) != proto {
-			is := ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: proto}}
-			return withProtocols(slices.Insert(slices.Clone(matches), i, is))
-		}
-	}
-	return matches
-}
-
-// protocolOf is the protocol that was last asked for, or 0.
-func protocolOf(matches []ruleset.Match) (proto uint32) {
-	for _, m := range matches {
-		if m.Key == ruleset.KeyL4Proto && !m.Not && m.Set == "" {
-			proto = m.Elem.Num
-		}
-	}
-	return proto
 }

@@ -23,7 +23,7 @@ type state struct {
 	table   *ruleset.Table
 	exists  bool
 	mine    bool // we own it
-	adopt   bool // it is there and must be taken over, or woken
+	adopt   bool // it is an orphan, to be taken over
 	replace bool // it cannot be changed into ours
 }
 
@@ -36,15 +36,10 @@ func (c *Conn) read(t *nftables.Table, flags nftables.TableFlags) (s state, err 
 		return state{}, nil
 	}
 	s = state{exists: true, mine: t.Flags&owned == owned}
-	switch {
-	case t.Flags&nftables.TableFlagDormant != 0: // it filters nothing
-		s.adopt = true
-	case flags == 0 || s.mine:
-	case t.Flags&nftables.TableFlagPersist != 0: // an orphan
-		s.adopt = true
-	}
-	// Only a new table can get an owner and persist.
-	s.replace = flags == owned && t.Flags&nftables.TableFlagPersist == 0
+	s.adopt = flags == owned && !s.mine
+	// Only a new table can get an owner and persist; and one that is dormant, and filters nothing, cannot be woken and changed
+	// in one transaction.
+	s.replace = s.adopt && t.Flags&nftables.TableFlagPersist == 0 || t.Flags&nftables.TableFlagDormant != 0
 	if s.replace {
 		return s, nil
 	}
@@ -335,16 +330,17 @@ func sameExprs(a, b []expr.Any) bool {
 }
 
 type ruleReader struct {
-	in     []expr.Any
-	rule   ruleset.Rule
-	family uint32 // that an address has implied so far
+	in    []expr.Any
+	rule  ruleset.Rule
+	fixed int // so many matches stand before a counter or log statement, and are not implied by what stands behind it
 }
 
 func (d *ruleReader) statement() error {
 	switch e := d.in[0].(type) {
 	case *expr.Counter:
-		d.rule.Counter = true
+		d.rule.Counter, d.fixed = true, len(d.rule.Matches)
 	case *expr.Log:
+		d.fixed = len(d.rule.Matches)
 		d.rule.Log = &ruleset.LogStmt{Prefix: string(e.Data)}
 		if e.Key != logKey || e.Level != expr.LogLevelInfo {
 			return fmt.Errorf("another log statement")
@@ -371,13 +367,16 @@ func (d *ruleReader) comparison() error {
 		return fmt.Errorf("%T", d.in[0])
 	}
 	d.in = d.in[n:]
-	d.impliedFamily(key)
+	if len(d.rule.Matches) > d.fixed {
+		d.rule.Matches = withoutImplied(d.rule.Matches, key)
+	}
+	key = d.icmpKey(key)
 	if l, ok := d.in[0].(*expr.Lookup); ok && l.IsDestRegSet {
 		d.rule.VMap = &ruleset.VMap{Key: key, Map: l.SetName}
 		d.in = d.in[1:]
 		return nil
 	}
-	m := ruleset.Match{Key: d.icmpKey(key)}
+	m := ruleset.Match{Key: key}
 	used := readValue(&m, d.in)
 	if used == 0 {
 		return fmt.Errorf("%T of %s", d.in[0], key)
@@ -492,23 +491,4 @@ func (d *ruleReader) icmpKey(k ruleset.Key) ruleset.Key {
 		return ruleset.KeyICMPCode
 	}
 	return ruleset.KeyICMPType
-}
-
-// impliedFamily takes back the question for the packet's family before the first address, which load has put there.
-func (d *ruleReader) impliedFamily(k ruleset.Key) {
-	if parts, ok := concats[k]; ok {
-		k = parts[0].key
-	}
-	family := fields[k].family
-	if family == 0 || family == d.family {
-		return
-	}
-	d.family = family
-	n := len(d.rule.Matches) - 1
-	if n >= 0 && d.rule.Matches[n] == (ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: family}}) {
-		d.rule.Matches = d.rule.Matches[:n]
-		if n == 0 {
-			d.rule.Matches = nil
-		}
-	}
 }

@@ -186,7 +186,7 @@ const logKey = 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_LEVEL
 func exprs(r *ruleset.Rule) []expr.Any {
 	b := &ruleBuilder{}
 	for i := range r.Matches {
-		b.match(&r.Matches[i])
+		b.match(&r.Matches[i], r.Matches[:i])
 	}
 	if r.Counter {
 		b.add(&expr.Counter{})
@@ -196,44 +196,48 @@ func exprs(r *ruleset.Rule) []expr.Any {
 	}
 	switch {
 	case r.VMap != nil:
-		b.load(r.VMap.Key)
+		b.load(r.VMap.Key, r.Matches)
 		b.add(&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: r.VMap.Map})
 	case r.Verdict.Kind == ruleset.Reject:
-		b.add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+		b.add(reject(familyOf(r.Matches)))
 	case r.Verdict.Kind != ruleset.Continue:
 		b.add(verdict(r.Verdict))
 	}
 	return b.out
 }
 
-type ruleBuilder struct {
-	out    []expr.Any
-	family uint32 // that an address has implied so far
+// reject with "port unreachable", as the packet's family says it, where the rule tells the family.
+func reject(family uint32) *expr.Reject {
+	switch family {
+	case unix.NFPROTO_IPV4:
+		return &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}
+	case unix.NFPROTO_IPV6:
+		return &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 4}
+	}
+	return &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}
 }
+
+type ruleBuilder struct{ out []expr.Any }
 
 func (b *ruleBuilder) add(e ...expr.Any) { b.out = append(b.out, e...) }
 
-// load puts a key into register 1, or a concatenation into registers from 1 on, once it is sure that the packet has it.
-func (b *ruleBuilder) load(k ruleset.Key) {
+// load puts a key into register 1, or a concatenation into registers from 1 on, once what was asked before makes it sure that
+// the packet has it.
+func (b *ruleBuilder) load(k ruleset.Key, before []ruleset.Match) {
+	if family := addrFamily(k); family != 0 && family != familyOf(before) {
+		b.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(family)}})
+	}
 	parts, ok := concats[k]
 	if !ok {
 		parts = []part{{k, 1}}
-	}
-	for _, p := range parts {
-		f := fields[p.key]
-		if f.family != 0 && b.family != f.family {
-			b.family = f.family
-			b.add(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(f.family)}})
-		}
 	}
 	for _, p := range parts {
 		b.add(fields[p.key].loadInto(p.register))
 	}
 }
 
-func (b *ruleBuilder) match(m *ruleset.Match) {
-	b.load(m.Key)
+func (b *ruleBuilder) match(m *ruleset.Match, before []ruleset.Match) {
+	b.load(m.Key, before)
 	if m.Set != "" {
 		b.add(&expr.Lookup{SourceRegister: 1, SetName: m.Set, Invert: m.Not})
 		return

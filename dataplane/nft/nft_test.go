@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// inNamespace runs f on a thread with a network namespace of its own, which is gone afterwards.
-func inNamespace(t *testing.T, f func()) {
+// needsNamespaces leaves the test out where the kernel cannot be used, unless it has to be.
+func needsNamespaces(t *testing.T) {
 	t.Helper()
 	switch {
 	case noNamespaces == nil:
@@ -45,18 +45,33 @@ func inNamespace(t *testing.T, f func()) {
 	default:
 		t.Fatal(noNamespaces)
 	}
-	done := make(chan any, 1)
+}
+
+// inNamespace runs f on a thread with a network namespace of its own, which is gone afterwards.
+func inNamespace(t testing.TB, f func()) {
+	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		needsNamespaces(t)
+	}
+	if err := isolated(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func isolated(f func()) (err error) {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
-		defer func() { done <- recover() }()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			panic(err)
-		}
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("%v", p)
+			}
+			close(done)
+		}()
+		must(unix.Unshare(unix.CLONE_NEWNET))
 		f()
 	}()
-	if p := <-done; p != nil {
-		t.Fatal(p)
-	}
+	return <-done
 }
 
 func must(err error) {
