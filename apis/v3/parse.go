@@ -40,30 +40,33 @@ var portName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,128}$`)
 
 // ParsePort reads a port: a number, "min:max", or a name (contract §3.2).
 func ParsePort(p intstr.IntOrString) (Port, error) {
-	if p.Type == intstr.Int {
-		return portRange(int(p.IntVal), int(p.IntVal))
-	}
-	from, to, isRange := strings.Cut(p.StrVal, ":")
-	if !isRange {
-		to = from
-	}
-	lo, errLo := strconv.Atoi(from)
-	hi, errHi := strconv.Atoi(to)
-	switch {
-	case errLo == nil && errHi == nil:
-		return portRange(lo, hi)
+	text := p.String()
+	switch from, to, isRange := strings.Cut(text, ":"); {
+	case isRange && isNumber(from) && isNumber(to):
+		return portRange(text, from, to)
 	case isRange:
-		return Port{}, fmt.Errorf("%q is not a range of ports: expected min:max", p.StrVal)
-	case !portName.MatchString(p.StrVal):
-		return Port{}, fmt.Errorf("%q is no port: expected a number from 1 to 65535, min:max, or a name of letters, digits, '_', '.' and '-'", p.StrVal)
+		return Port{}, fmt.Errorf("%q is not a range of ports: expected min:max", text)
+	case isNumber(text):
+		return portRange(text, text, text)
+	case !portName.MatchString(text):
+		return Port{}, fmt.Errorf("%q is no port: expected a number from 1 to 65535, min:max, or a name of letters, digits, '_', '.' and '-'", text)
 	}
-	return Port{Name: p.StrVal}, nil
+	return Port{Name: text}, nil
 }
 
-func portRange(lo, hi int) (Port, error) {
+// isNumber tells a number from a name: a name of digits alone would be taken for one. A sign is part of a number, so that -1 is
+// a number out of range and no name.
+func isNumber(text string) bool {
+	digits := strings.TrimPrefix(text, "-")
+	return digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+func portRange(text, from, to string) (Port, error) {
+	lo, errLo := strconv.ParseUint(from, 10, 16)
+	hi, errHi := strconv.ParseUint(to, 10, 16)
 	switch {
-	case lo < 1 || hi < 1 || lo > 65535 || hi > 65535:
-		return Port{}, fmt.Errorf("port range %d:%d is invalid: port numbers must be between 1 and 65535", lo, hi)
+	case errLo != nil || errHi != nil || lo == 0 || hi == 0:
+		return Port{}, fmt.Errorf("%s is no port: port numbers must be between 1 and 65535", text)
 	case lo > hi:
 		return Port{}, fmt.Errorf("minimum port number (%d) is greater than maximum port number (%d) in port range", lo, hi)
 	}

@@ -6,7 +6,6 @@ import (
 	"regexp"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tierwall/tierwall/apis/selector"
@@ -46,6 +45,7 @@ func Validate(obj metav1.Object) field.ErrorList {
 	case *WorkloadEndpoint:
 		v.workloadEndpoint(spec, &o.Spec)
 	case *Profile:
+		v.labelsToApply(spec.Child("labelsToApply"), o.Spec.LabelsToApply)
 		v.rules(spec.Child("ingress"), o.Spec.Ingress, ruleContext{ingress: true, global: true})
 		v.rules(spec.Child("egress"), o.Spec.Egress, ruleContext{global: true})
 	}
@@ -130,59 +130,6 @@ func (v *validator) address(at *field.Path, text, reason string) {
 func (v *validator) plain(at *field.Path, text string) {
 	if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4In6() {
 		v.invalid(at, text, "an IPv4 network must be written as IPv4")
-	}
-}
-
-var interfaceName = regexp.MustCompile(`^(\*|[a-zA-Z0-9_.-]{1,15})$`)
-
-func (v *validator) hostEndpoint(at *field.Path, s *HostEndpointSpec) {
-	if s.InterfaceName != "" && !interfaceName.MatchString(s.InterfaceName) {
-		v.invalid(at.Child("interfaceName"), s.InterfaceName, "expected the name of one interface, or * alone for all of them")
-	}
-	for i, ip := range s.ExpectedIPs {
-		v.address(at.Child("expectedIPs").Index(i), ip, "expected an address without prefix length")
-	}
-	v.profiles(at.Child("profiles"), s.Profiles)
-	for i, p := range s.Ports {
-		at := at.Child("ports").Index(i)
-		if !portName.MatchString(p.Name) {
-			v.invalid(at.Child("name"), p.Name, "expected letters, digits, '_', '.' and '-'")
-		}
-		v.endpointProtocol(at.Child("protocol"), p.Protocol)
-	}
-}
-
-func (v *validator) profiles(at *field.Path, names []string) {
-	for i, name := range names {
-		for _, reason := range validation.IsDNS1123Subdomain(name) {
-			v.invalid(at.Index(i), name, reason)
-		}
-	}
-}
-
-func (v *validator) workloadEndpoint(at *field.Path, s *WorkloadEndpointSpec) {
-	if s.InterfaceName != "" && (s.InterfaceName == "*" || !interfaceName.MatchString(s.InterfaceName)) {
-		v.invalid(at.Child("interfaceName"), s.InterfaceName, "expected the name of one interface")
-	}
-	for i, n := range s.IPNetworks {
-		at := at.Child("ipNetworks").Index(i)
-		p, err := netip.ParsePrefix(n)
-		switch {
-		case err != nil:
-			v.address(at, n, "expected an address, perhaps with its full prefix length")
-		case !p.IsSingleIP() || p.Addr().Is4In6():
-			v.invalid(at, n, "expected one address: prefix length 32 for IPv4, 128 for IPv6")
-		}
-	}
-	for i, n := range s.AllowSpoofedSourcePrefixes {
-		v.network(at.Child("allowSpoofedSourcePrefixes").Index(i), n)
-	}
-	for i, p := range s.Ports {
-		at := at.Child("ports").Index(i)
-		if p.Name != "" && !portName.MatchString(p.Name) {
-			v.invalid(at.Child("name"), p.Name, "expected letters, digits, '_', '.' and '-'")
-		}
-		v.endpointProtocol(at.Child("protocol"), p.Protocol)
 	}
 }
 
