@@ -45,7 +45,7 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 		v3.Default(obj)
 		errs = append(errs, v3.Validate(obj)...)
 	} else {
-		errs = append(errs, validateKubernetes(obj)...)
+		errs = append(errs, validateKubernetes(obj, u)...)
 	}
 	if len(errs) > 0 {
 		return nil, errs

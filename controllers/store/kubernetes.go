@@ -5,7 +5,9 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -14,17 +16,20 @@ import (
 	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
-// validateKubernetes asks of Kubernetes objects what an API server would have asked, as far as policy depends on it.
-func validateKubernetes(obj client.Object) field.ErrorList {
+// validateKubernetes asks of Kubernetes objects what an API server would have asked, as far as policy depends on it. u is the
+// object before it was decoded.
+func validateKubernetes(obj client.Object, u *unstructured.Unstructured) field.ErrorList {
 	v := &kubernetesValidator{}
 	spec := field.NewPath("spec")
 	switch o := obj.(type) {
 	case *networkingv1.NetworkPolicy:
 		v.networkPolicy(spec, &o.Spec)
 	case *policyapi.ClusterNetworkPolicy:
-		v.clusterNetworkPolicy(spec, &o.Spec)
+		v.clusterNetworkPolicy(spec, &o.Spec, u.Object["spec"])
 	case *corev1.Pod:
 		v.pod(o)
+	case *discoveryv1.EndpointSlice:
+		v.endpointSlice(o)
 	case *corev1.Node:
 		for i, a := range o.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
@@ -53,6 +58,23 @@ func (v *kubernetesValidator) pod(o *corev1.Pod) {
 	}
 	if o.Status.PodIP != "" {
 		v.addr(field.NewPath("status", "podIP"), o.Status.PodIP)
+	}
+}
+
+func (v *kubernetesValidator) endpointSlice(o *discoveryv1.EndpointSlice) {
+	if o.AddressType == discoveryv1.AddressTypeFQDN {
+		return
+	}
+	v.among(field.NewPath("addressType"), string(o.AddressType), string(discoveryv1.AddressTypeIPv4), string(discoveryv1.AddressTypeIPv6),
+		string(discoveryv1.AddressTypeFQDN))
+	for i, e := range o.Endpoints {
+		for j, text := range e.Addresses {
+			at := field.NewPath("endpoints").Index(i).Child("addresses").Index(j)
+			addr, err := netip.ParseAddr(text)
+			if err != nil || addr.Is4() != (o.AddressType == discoveryv1.AddressTypeIPv4) {
+				v.invalid(at, text, "is not an address of type "+string(o.AddressType))
+			}
+		}
 	}
 }
 
@@ -142,14 +164,5 @@ func (v *kubernetesValidator) port(at *field.Path, p *networkingv1.NetworkPolicy
 		v.errs = append(v.errs, field.Forbidden(at.Child("endPort"), "endPort needs a numeric port"))
 	case int32(p.Port.IntValue()) > end || end > 65535:
 		v.invalid(at.Child("endPort"), end, fmt.Sprintf("must be from %d, the port, to 65535", p.Port.IntValue()))
-	}
-}
-
-func (v *kubernetesValidator) clusterNetworkPolicy(at *field.Path, s *policyapi.ClusterNetworkPolicySpec) {
-	if s.Tier != policyapi.AdminTier && s.Tier != policyapi.BaselineTier {
-		v.errs = append(v.errs, field.NotSupported(at.Child("tier"), s.Tier, []policyapi.Tier{policyapi.AdminTier, policyapi.BaselineTier}))
-	}
-	if s.Priority < 0 || s.Priority > 1000 {
-		v.invalid(at.Child("priority"), s.Priority, "must be from 0 to 1000")
 	}
 }
