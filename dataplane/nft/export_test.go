@@ -4,6 +4,7 @@ package nft
 var (
 	ForeignMessage = foreign
 	Explicit       = explicit
+	Check          = check
 )
 
 // Unowned makes the Conn behave as on a kernel before 6.9, whose tables have no owner that persists.

@@ -325,22 +325,30 @@ func small(port uint16, extra ...ruleset.Elem) *ruleset.Table {
 			Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}}}}
 }
 
-// The kernel does to packets what the table says, and counts them.
-func TestPacketsAreDropped(t *testing.T) {
+// The kernel does to packets what the table says, and counts them: rules of one ID together.
+func TestPacketsAreDroppedAndAccepted(t *testing.T) {
 	inNamespace(t, func() {
 		loopbackUp()
 		c := open()
 		defer c.Close()
-		_, err := c.Apply(small(5001))
+		port := func(id ruleset.RuleID, n uint16, k ruleset.VerdictKind) ruleset.Rule {
+			return ruleset.Rule{ID: id, Counter: true, Verdict: ruleset.Verdict{Kind: k}, Matches: []ruleset.Match{
+				{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 17}}, {Key: ruleset.KeyDPort, Elem: ruleset.Elem{Port: n, PortTo: n}}}}
+		}
+		want := small(5001)
+		want.Chains[0].Rules = append(want.Chains[0].Rules, port("accepted", 5002, ruleset.Accept), port("accepted", 5003, ruleset.Accept),
+			port("never asked", 5002, ruleset.Drop), ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Drop}})
+		_, err := c.Apply(want)
 		must(err)
-		for port, want := range map[int]bool{5001: false, 5002: true} {
+		for port, want := range map[int]bool{5001: false, 5002: true, 5003: true, 5004: false} {
 			if got := datagramArrives(port); got != want {
 				t.Errorf("port %d: arrives %v", port, got)
 			}
 		}
 		counts, err := c.Counters()
 		must(err)
-		if diff := cmp.Diff(map[ruleset.RuleID]nft.Count{"the port": {Packets: 1, Bytes: 29}}, counts); diff != "" {
+		want1 := map[ruleset.RuleID]nft.Count{"the port": {Packets: 1, Bytes: 29}, "accepted": {Packets: 2, Bytes: 58}, "never asked": {}}
+		if diff := cmp.Diff(want1, counts); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -371,6 +379,10 @@ func TestOwnedAndAdopted(t *testing.T) {
 		shell("", "flush", "ruleset")
 		reads(t, first, small(1))
 		second := open()
+		reads(t, second, small(1))
+		if err := second.Delete(); !errors.Is(err, nft.ErrOwned) {
+			t.Errorf("deleted by one who does not own it: %v", err)
+		}
 		if _, err := second.Apply(small(2)); !errors.Is(err, nft.ErrOwned) {
 			t.Errorf("a second owner: %v", err)
 		}
@@ -424,67 +436,160 @@ func TestForeignTableIsReplaced(t *testing.T) {
 	})
 }
 
-// After a transaction that the kernel refuses it has what it had.
-func TestRefusedTransactionChangesNothing(t *testing.T) {
-	inNamespace(t, func() {
-		c := open()
-		defer c.Close()
-		_, err := c.Apply(small(1))
-		must(err)
-		bad := small(2)
-		bad.Sets = append(bad.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: []ruleset.Elem{{Port: 1, PortTo: 1}}})
-		bad.Chains[0].Rules = append(bad.Chains[0].Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "nowhere"}})
-		if _, err := c.Apply(bad); err == nil {
-			t.Error("a jump to nowhere was accepted")
-		}
-		reads(t, c, small(1))
-		_, err = c.Apply(small(3))
-		must(err)
-		reads(t, c, small(3))
-	})
+// refused are tables that only the kernel knows to be wrong.
+func refused() map[string]*ruleset.Table {
+	circle, reject := small(2), small(2)
+	circle.Sets = append(circle.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: []ruleset.Elem{{Port: 1, PortTo: 1}}})
+	circle.Chains = append(circle.Chains,
+		ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "y"}}}},
+		ruleset.Chain{Name: "y", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}}}})
+	circle.Chains[0].Rules = append(circle.Chains[0].Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}})
+	reject.Chains = append(reject.Chains, ruleset.Chain{Name: "post", Hook: "postrouting",
+		Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Reject}}}})
+	return map[string]*ruleset.Table{"a circle of jumps": circle, "reject where there is none": reject}
 }
 
-// A hundred thousand elements all arrive, and one more costs one change.
-func TestLargeSet(t *testing.T) {
-	var elems []ruleset.Elem
-	a := netip.MustParseAddr("10.0.0.0")
-	for range 100_000 {
-		elems = append(elems, ruleset.Elem{From: a, To: a})
-		a = a.Next()
+// After a transaction that the kernel refuses it has what it had, be that nothing; and the Conn works on, and owns its table.
+func TestRefusedTransactionChangesNothing(t *testing.T) {
+	for name, bad := range refused() {
+		for _, had := range []*ruleset.Table{nil, small(1)} {
+			inNamespace(t, func() {
+				c := open()
+				defer c.Close()
+				if had != nil {
+					_, err := c.Apply(had)
+					must(err)
+				}
+				if _, err := c.Apply(bad); err == nil {
+					t.Errorf("%s was accepted", name)
+				}
+				switch have, err := c.Read(); {
+				case err != nil:
+					t.Error(err)
+				case had == nil && have != nil:
+					t.Errorf("%s left %s", name, have)
+				case had != nil:
+					reads(t, c, had)
+				}
+				_, err := c.Apply(small(3))
+				must(err)
+				shell("", "flush", "ruleset")
+				reads(t, c, small(3))
+			})
+		}
+	}
+}
+
+// A hundred thousand elements all arrive in each kind of set, and one more costs one change.
+func TestLargeSets(t *testing.T) {
+	const n = 100_000
+	a, port := netip.MustParseAddr("10.0.0.0"), ruleset.Elem{Proto: 6, Port: 80, PortTo: 80}
+	var hash, ranges, concat []ruleset.Elem
+	for range n + 1 {
+		hash = append(hash, addrElem(a, a))
+		ranges = append(ranges, addrElem(a, a.Next()))
+		port.From, port.To = a, a
+		concat = append(concat, port)
+		a = a.Next().Next().Next()
+	}
+	entries := func(elems []ruleset.Elem) (out []ruleset.Entry) {
+		for _, e := range elems {
+			out = append(out, ruleset.Entry{Key: e, Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x"}})
+		}
+		return out
+	}
+	with := func(n int) *ruleset.Table {
+		return &ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{{Name: "x"}},
+			Sets: []ruleset.Set{{Name: "concat", Type: ruleset.TypeIPv4Port, Elems: concat[:n]}, {Name: "hash", Type: ruleset.TypeIPv4, Elems: hash[:n]},
+				{Name: "ranges", Type: ruleset.TypeIPv4, Interval: true, Elems: ranges[:n]}},
+			Maps: []ruleset.Map{{Name: "map", Type: ruleset.TypeIPv4, Entries: entries(hash[:n])}}}
 	}
 	inNamespace(t, func() {
 		c := open()
 		defer c.Close()
-		_, err := c.Apply(small(1, elems...))
+		_, err := c.Apply(with(n))
 		must(err)
 		have, err := c.Read()
 		must(err)
-		if n := len(have.Sets[0].Elems); n != 100_000 {
-			t.Errorf("%d elements arrived", n)
+		if changes := ruleset.Diff(have, with(n)); len(changes) > 0 {
+			t.Errorf("what arrived differs: %v", changes)
 		}
-		changes, err := c.Apply(small(1, append(elems, ruleset.Elem{From: a, To: a})...))
+		changes, err := c.Apply(with(n + 1))
 		must(err)
-		if len(changes) != 1 || changes[0].String() != "add 1 elements to set s" {
-			t.Errorf("changes: %v", changes)
+		want := "[add 1 elements to set concat add 1 elements to set hash add 1 elements to set ranges add 1 entries to map map]"
+		if got := fmt.Sprint(changes); got != want {
+			t.Errorf("changes: %v", got)
 		}
 	})
 }
 
-// Another program that commits all the time cannot keep a table from being applied, nor spoil it.
-func TestOthersCommitMeanwhile(t *testing.T) {
+// A set may outgrow the size that it was made with, little by little or at once.
+func TestSetsOutgrowTheirSize(t *testing.T) {
+	of := func(from, n int) *ruleset.Table {
+		t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4}}, Maps: []ruleset.Map{{Name: "m", Type: ruleset.TypeIPv4}}}
+		for i := range n {
+			a := netip.AddrFrom4([4]byte{10, byte((from + i) >> 16), byte((from + i) >> 8), byte(from + i)})
+			t.Sets[0].Elems = append(t.Sets[0].Elems, addrElem(a, a))
+			t.Maps[0].Entries = append(t.Maps[0].Entries, ruleset.Entry{Key: addrElem(a, a), Verdict: ruleset.Verdict{Kind: ruleset.Accept}})
+		}
+		return t
+	}
 	inNamespace(t, func() {
-		other, err := nftables.New()
-		must(err)
 		c := open()
 		defer c.Close()
-		for i := range 50 {
-			other.AddTable(&nftables.Table{Name: fmt.Sprintf("other%d", i), Family: nftables.TableFamilyIPv4})
-			must(other.Flush())
-			_, err := c.Apply(small(uint16(1 + i)))
+		for _, step := range [][2]int{{0, 1000}, {0, 3000}, {0, 6000}, {100_000, 6000}, {0, 50_000}, {0, 1}, {7, 80_000}} {
+			_, err := c.Apply(of(step[0], step[1]))
 			must(err)
-			reads(t, c, small(uint16(1+i)))
+			reads(t, c, of(step[0], step[1]))
 		}
 	})
+}
+
+// Another program that commits all the time cannot keep a table from being applied, nor spoil it, whether it is owned or not.
+func TestOthersCommitMeanwhile(t *testing.T) {
+	for _, owned := range []bool{true, false} {
+		inNamespace(t, func() {
+			// The socket belongs to this namespace, whatever thread uses it.
+			other, err := nftables.New(nftables.AsLasting())
+			must(err)
+			stop, stopped := make(chan struct{}), make(chan error)
+			go func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						stopped <- other.CloseLasting()
+						return
+					default:
+					}
+					other.AddTable(&nftables.Table{Name: fmt.Sprintf("other%d", i%100), Family: nftables.TableFamilyIPv4})
+					if err := other.Flush(); err != nil {
+						stopped <- err
+						return
+					}
+					runtime.Gosched()
+				}
+			}()
+			c := open()
+			defer c.Close()
+			if !owned {
+				c.Unowned()
+			}
+			done := 0
+			for i := range 50 {
+				if _, err := c.Apply(small(uint16(1 + i))); err == nil {
+					done++
+				} else if owned && done > 0 || !errors.Is(err, unix.ERESTART) {
+					t.Errorf("owned %v: %v", owned, err)
+				}
+			}
+			close(stop)
+			must(<-stopped)
+			t.Logf("owned %v: %d of 50 applied", owned, done)
+			_, err = c.Apply(small(99))
+			must(err)
+			reads(t, c, small(99))
+		})
+	}
 }
 
 func loopbackUp() {

@@ -169,8 +169,8 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 	for range rapid.IntRange(0, 3).Draw(rt, "matches") {
 		r.Matches = append(r.Matches, g.match(rt, t)...)
 	}
-	if g.plausible && contradicts(r.Matches) {
-		r.Matches = nil
+	if g.plausible {
+		r.Matches = onceOnly(r.Matches)
 	}
 	if rapid.IntRange(0, 3).Draw(rt, "log") == 0 {
 		r.Log = &ruleset.LogStmt{Prefix: draw(rt, "prefix", "a: ", strings.Repeat("y", 127))}
@@ -181,6 +181,9 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 		g.count("vmap by", r.VMap.Key)
 		if k := r.VMap.Key; k == ruleset.KeyICMPType || k == ruleset.KeyICMPv6Type {
 			r.Matches = append(r.Matches, protocol(k))
+			if g.plausible {
+				r.Matches = onceOnly(r.Matches)
+			}
 		}
 		if g.plausible && contradicts(append(slices.Clone(r.Matches), ruleset.Match{Key: r.VMap.Key})) {
 			r.Matches, r.VMap, r.Counter = nil, nil, true
@@ -204,6 +207,19 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 	g.count("verdict", r.Verdict.Kind)
 	r.Counter = r.Counter || len(r.Matches) == 0 && r.Log == nil && r.Verdict.Kind == ruleset.Continue // nft has no rule of nothing
 	return r
+}
+
+// onceOnly leaves out what is asked a second time, which nft may drop; and all of a rule that contradicts itself.
+func onceOnly(matches []ruleset.Match) (out []ruleset.Match) {
+	if contradicts(matches) {
+		return nil
+	}
+	for _, m := range matches {
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // contradicts tells whether a rule asks for more than one family, or protocol.
