@@ -15,7 +15,7 @@ type EndpointPort struct {
 	// The protocol: TCP, UDP or SCTP.
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
+	// +kubebuilder:validation:XValidation:rule="self == 'TCP' || self == 'UDP' || self == 'SCTP'",message="EndpointPort protocol does not support ports: expected TCP, UDP or SCTP"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// The port's number.
@@ -35,6 +35,7 @@ type HostEndpointSpec struct {
 
 	// The interface's name, or * for every interface of the node that has no host endpoint of its own.
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self == '' || self == '*' || self.matches('^[a-zA-Z0-9_.-]{1,15}$')",message="expected the name of one interface, or * alone for all of them"
 	// +optional
 	InterfaceName string `json:"interfaceName,omitempty"`
 
@@ -92,7 +93,7 @@ type WorkloadEndpointPort struct {
 	// The protocol: TCP, UDP or SCTP.
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
+	// +kubebuilder:validation:XValidation:rule="self == 'TCP' || self == 'UDP' || self == 'SCTP'",message="EndpointPort protocol does not support ports: expected TCP, UDP or SCTP"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// The port's number.
@@ -163,6 +164,7 @@ type WorkloadEndpointSpec struct {
 	Profiles []string `json:"profiles,omitempty"`
 	// The host's interface that leads to the workload.
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z0-9_.-]{0,15}$')",message="expected the name of one interface"
 	// +optional
 	InterfaceName string `json:"interfaceName,omitempty"`
 	// The hardware address of the workload's interface.
@@ -206,11 +208,14 @@ type WorkloadEndpointList struct {
 type ProfileSpec struct {
 	// The rules for packets to endpoints of the profile. Pass goes on with the next profile.
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.destination) || !has(self.destination.services)",message="not allowed in ingress rule destination",fieldPath=".destination.services"
 	// +listType=atomic
 	// +optional
 	Ingress []Rule `json:"ingress,omitempty"`
 	// The rules for packets from endpoints of the profile.
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.http)",message="HTTP match is for ingress rules only",fieldPath=".http"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.source) || !has(self.source.services)",message="not allowed in egress rule source",fieldPath=".source.services"
 	// +listType=atomic
 	// +optional
 	Egress []Rule `json:"egress,omitempty"`

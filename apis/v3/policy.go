@@ -48,12 +48,15 @@ type PolicySpec struct {
 
 	// The rules for packets to the selected endpoints, in the order in which they are asked.
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.destination) || !has(self.destination.services)",message="not allowed in ingress rule destination",fieldPath=".destination.services"
 	// +listType=atomic
 	// +optional
 	Ingress []Rule `json:"ingress,omitempty"`
 
 	// The rules for packets from the selected endpoints, in the order in which they are asked.
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.http)",message="HTTP match is for ingress rules only",fieldPath=".http"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.source) || !has(self.source.services)",message="not allowed in egress rule source",fieldPath=".source.services"
 	// +listType=atomic
 	// +optional
 	Egress []Rule `json:"egress,omitempty"`

@@ -23,6 +23,10 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.icmp) || (has(self.protocol) && (self.protocol == 'ICMP' || self.protocol == 'ICMPv6' || self.protocol == 1 || self.protocol == 58 || self.protocol == '1' || self.protocol == '58'))",message="ICMP fields require protocol to be ICMP or ICMPv6"
 // +kubebuilder:validation:XValidation:rule="!has(self.ipVersion) || !has(self.protocol) || (self.protocol != 'ICMP' || self.ipVersion == 4) && (self.protocol != 'ICMPv6' || self.ipVersion == 6)",message="protocol ICMP requires ipVersion 4, and ICMPv6 requires ipVersion 6"
 // +kubebuilder:validation:XValidation:rule="!has(self.ipVersion) || !has(self.notProtocol) || (self.notProtocol != 'ICMP' || self.ipVersion == 4) && (self.notProtocol != 'ICMPv6' || self.ipVersion == 6)",message="notProtocol ICMP requires ipVersion 4, and ICMPv6 requires ipVersion 6"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.ports) || (has(self.protocol) ? size(self.source.ports) == 0 || self.protocol == 'TCP' || self.protocol == 'UDP' || self.protocol == 'SCTP' || self.protocol == 6 || self.protocol == 17 || self.protocol == 132 || self.protocol == '6' || self.protocol == '17' || self.protocol == '132' : self.source.ports.all(p, type(p) == string))",messageExpression="has(self.protocol) ? 'rules that specify ports must set protocol to TCP or UDP or SCTP' : 'rules with numeric port or port range must set protocol to TCP or UDP or SCTP'",fieldPath=".source.ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.notPorts) || (has(self.protocol) ? size(self.source.notPorts) == 0 || self.protocol == 'TCP' || self.protocol == 'UDP' || self.protocol == 'SCTP' || self.protocol == 6 || self.protocol == 17 || self.protocol == 132 || self.protocol == '6' || self.protocol == '17' || self.protocol == '132' : self.source.notPorts.all(p, type(p) == string))",messageExpression="has(self.protocol) ? 'rules that specify ports must set protocol to TCP or UDP or SCTP' : 'rules with numeric port or port range must set protocol to TCP or UDP or SCTP'",fieldPath=".source.notPorts"
+// +kubebuilder:validation:XValidation:rule="!has(self.destination) || !has(self.destination.ports) || (has(self.protocol) ? size(self.destination.ports) == 0 || self.protocol == 'TCP' || self.protocol == 'UDP' || self.protocol == 'SCTP' || self.protocol == 6 || self.protocol == 17 || self.protocol == 132 || self.protocol == '6' || self.protocol == '17' || self.protocol == '132' : self.destination.ports.all(p, type(p) == string))",messageExpression="has(self.protocol) ? 'rules that specify ports must set protocol to TCP or UDP or SCTP' : 'rules with numeric port or port range must set protocol to TCP or UDP or SCTP'",fieldPath=".destination.ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.destination) || !has(self.destination.notPorts) || (has(self.protocol) ? size(self.destination.notPorts) == 0 || self.protocol == 'TCP' || self.protocol == 'UDP' || self.protocol == 'SCTP' || self.protocol == 6 || self.protocol == 17 || self.protocol == 132 || self.protocol == '6' || self.protocol == '17' || self.protocol == '132' : self.destination.notPorts.all(p, type(p) == string))",messageExpression="has(self.protocol) ? 'rules that specify ports must set protocol to TCP or UDP or SCTP' : 'rules with numeric port or port range must set protocol to TCP or UDP or SCTP'",fieldPath=".destination.notPorts"
 type Rule struct {
 	// What happens to a packet that matches: Allow accepts it, Deny refuses it, Pass goes on with the next tier, Log writes
 	// a line to the kernel log and goes on with the next rule.
@@ -38,14 +42,14 @@ type Rule struct {
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 && self <= 255 : self in ['TCP', 'UDP', 'ICMP', 'ICMPv6', 'SCTP', 'UDPLite'] || self.matches('^[1-9][0-9]{0,2}$') && int(self) <= 255",message="is none of TCP, UDP, ICMP, ICMPv6, SCTP and UDPLite and no number from 1 to 255"
 	Protocol *intstr.IntOrString `json:"protocol,omitempty"`
 
 	// Matches only packets whose IP protocol is another than this one.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:XValidation:rule="type(self) == string || self >= 1 && self <= 255",message="protocol numbers must be between 1 and 255"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 && self <= 255 : self in ['TCP', 'UDP', 'ICMP', 'ICMPv6', 'SCTP', 'UDPLite'] || self.matches('^[1-9][0-9]{0,2}$') && int(self) <= 255",message="is none of TCP, UDP, ICMP, ICMPv6, SCTP and UDPLite and no number from 1 to 255"
 	NotProtocol *intstr.IntOrString `json:"notProtocol,omitempty"`
 
 	// Matches only ICMP packets of this type and code; protocol must be ICMP or ICMPv6.
@@ -99,6 +103,7 @@ type EntityRule struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="expected a network in CIDR form, such as 10.0.0.0/8 or fd00::/64 (invalid CIDR)"
 	// +optional
 	Nets []string `json:"nets,omitempty"`
 
@@ -106,6 +111,8 @@ type EntityRule struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self)",message="expected a network in CIDR form, such as 10.0.0.0/8 or fd00::/64 (invalid CIDR)"
+	// +kubebuilder:validation:items:XValidation:rule="!self.endsWith('/0')",message="catch-all CIDR in negation creates logical contradiction (matches no traffic)"
 	// +optional
 	NotNets []string `json:"notNets,omitempty"`
 
@@ -183,7 +190,7 @@ type ServiceAccountMatch struct {
 type HTTPMatch struct {
 	// The request's method is one of these.
 	// +kubebuilder:validation:MaxItems=20
-	// +listType=atomic
+	// +listType=set
 	// +optional
 	Methods []string `json:"methods,omitempty"`
 
@@ -195,6 +202,8 @@ type HTTPMatch struct {
 }
 
 // HTTPPath is a whole path or the beginning of one; exactly one of the two.
+// +kubebuilder:validation:XValidation:rule="!(has(self.exact) && size(self.exact) > 0 && has(self.prefix) && size(self.prefix) > 0)",message="give either exact or prefix, not both"
+// +kubebuilder:validation:XValidation:rule="has(self.exact) && self.exact.startsWith('/') || has(self.prefix) && self.prefix.startsWith('/')",message="a path must start with /"
 type HTTPPath struct {
 	// The whole path.
 	// +kubebuilder:validation:MaxLength=1024

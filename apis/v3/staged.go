@@ -20,6 +20,7 @@ const (
 )
 
 // StagedNetworkPolicySpec is a NetworkPolicy that is evaluated and never enforced.
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.order) || has(self.ingress) && size(self.ingress) > 0 || has(self.egress) && size(self.egress) > 0 || has(self.selector) && size(self.selector) > 0 || has(self.serviceAccountSelector) && size(self.serviceAccountSelector) > 0 || has(self.performanceHints) && size(self.performanceHints) > 0)",message="Spec fields, except Tier, should all be zero-value if stagedAction is Delete"
 type StagedNetworkPolicySpec struct {
 	NetworkPolicySpec `json:",inline"`
 
@@ -30,6 +31,7 @@ type StagedNetworkPolicySpec struct {
 }
 
 // StagedGlobalNetworkPolicySpec is a GlobalNetworkPolicy that is evaluated and never enforced.
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.order) || has(self.ingress) && size(self.ingress) > 0 || has(self.egress) && size(self.egress) > 0 || has(self.selector) && size(self.selector) > 0 || has(self.serviceAccountSelector) && size(self.serviceAccountSelector) > 0 || has(self.performanceHints) && size(self.performanceHints) > 0 || has(self.namespaceSelector) && size(self.namespaceSelector) > 0 || has(self.doNotTrack) && self.doNotTrack || has(self.preDNAT) && self.preDNAT || has(self.applyOnForward) && self.applyOnForward)",message="Spec fields, except Tier, should all be zero-value if stagedAction is Delete"
 type StagedGlobalNetworkPolicySpec struct {
 	GlobalNetworkPolicySpec `json:",inline"`
 

@@ -49,22 +49,22 @@ const (
 
 var contract = []row{
 	{"numeric port without protocol; named port", []fragment{
-		{anyRule, "destination: {ports: [80]}", "destination.ports[0]"},
+		{anyRule, "destination: {ports: [80]}", "destination.ports"},
 		{anyRule, "source: {notPorts: ['1:2']}", "source.notPorts[0]"},
 		{anyRule, "destination: {ports: [http]}", accepted},
 	}},
 	{"same with ports:[http]", []fragment{{anyRule, "protocol: UDP, destination: {ports: [http]}", accepted}}},
 	{"protocol ICMP + ports", []fragment{
-		{anyRule, "protocol: ICMP, destination: {ports: [80]}", "destination.ports[0]"},
-		{anyRule, "protocol: UDPLite, destination: {ports: [http]}", "destination.ports[0]"},
-		{anyRule, "protocol: 47, source: {ports: [80]}", "source.ports[0]"},
+		{anyRule, "protocol: ICMP, destination: {ports: [80]}", "destination.ports"},
+		{anyRule, "protocol: UDPLite, destination: {ports: [http]}", "destination.ports"},
+		{anyRule, "protocol: 47, source: {ports: [80]}", "source.ports"},
 	}},
 	{"protocol 6 + ports [80]", []fragment{
 		{anyRule, "protocol: 6, destination: {ports: [80]}", accepted},
 		{anyRule, "protocol: '17', destination: {ports: [80]}", accepted},
 		{anyRule, "protocol: SCTP, destination: {ports: ['80']}", accepted},
 	}},
-	{"notProtocol TCP + notPorts [80]", []fragment{{anyRule, "notProtocol: TCP, destination: {notPorts: [80]}", "destination.notPorts[0]"}}},
+	{"notProtocol TCP + notPorts [80]", []fragment{{anyRule, "notProtocol: TCP, destination: {notPorts: [80]}", "destination.notPorts"}}},
 	{"ports 100:90, 70000, -1, name with blank; protocol 300", []fragment{
 		{anyRule, "protocol: TCP, destination: {ports: ['100:90']}", "destination.ports[0]"},
 		{anyRule, "protocol: TCP, destination: {ports: [80, 70000]}", "destination.ports[1]"},
