@@ -41,6 +41,9 @@ type HostEndpointSpec struct {
 
 	// The node's addresses on the interface. Without interfaceName they tell which interface it is; selectors in rules
 	// resolve to them.
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="expected an address without prefix length"
 	// +listType=set
 	// +optional
 	ExpectedIPs []string `json:"expectedIPs,omitempty"`

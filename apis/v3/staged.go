@@ -42,6 +42,7 @@ type StagedGlobalNetworkPolicySpec struct {
 }
 
 // StagedKubernetesNetworkPolicySpec is a Kubernetes NetworkPolicy that is evaluated and never enforced.
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.ingress) && size(self.ingress) > 0 || has(self.egress) && size(self.egress) > 0 || has(self.podSelector) && (has(self.podSelector.matchLabels) && size(self.podSelector.matchLabels) > 0 || has(self.podSelector.matchExpressions) && size(self.podSelector.matchExpressions) > 0))",message="Spec fields, except Tier, should all be zero-value if stagedAction is Delete"
 type StagedKubernetesNetworkPolicySpec struct {
 	// What taking it over would do: Set creates or replaces the policy, Delete deletes it, Learn and Ignore do nothing.
 	// +kubebuilder:default=Set
