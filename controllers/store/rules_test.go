@@ -89,9 +89,9 @@ func TestWhatAStoreRefuses(t *testing.T) {
 	}
 }
 
-// What a file says of a store's own fields is not taken over (contract §6.5).
+// What a file says of a store's own fields is not taken over (contract §6.5); that a Kubernetes object is being deleted is.
 func TestFieldsThatAreTheStores(t *testing.T) {
-	s, ctx, now := newStore(t), t.Context(), metav1.Now()
+	s, ctx, now := newStore(t), t.Context(), metav1.Unix(1e9, 0)
 	n := namespace("a", "k=v")
 	n.Annotations = map[string]string{"why": "because"}
 	n.UID, n.Generation, n.CreationTimestamp, n.DeletionTimestamp = "theirs", 7, metav1.Unix(1, 0), &now
@@ -103,7 +103,7 @@ func TestFieldsThatAreTheStores(t *testing.T) {
 		if o.GetUID() == "theirs" || o.GetUID() == "" || o.GetCreationTimestamp().Unix() == 1 {
 			t.Errorf("the uid is %q, the time %v", o.GetUID(), o.GetCreationTimestamp())
 		}
-		want := metav1.ObjectMeta{Name: "a", Labels: n.Labels, Annotations: n.Annotations, Generation: 1,
+		want := metav1.ObjectMeta{Name: "a", DeletionTimestamp: &now, Labels: n.Labels, Annotations: n.Annotations, Generation: 1,
 			UID: o.GetUID(), CreationTimestamp: o.GetCreationTimestamp(), ResourceVersion: o.GetResourceVersion()}
 		if diff := cmp.Diff(want, o.(*corev1.Namespace).ObjectMeta); diff != "" {
 			t.Error(diff)

@@ -134,7 +134,8 @@ func storable(ref v3.Ref) (*Kind, error) {
 }
 
 // keepServerFields takes over from old, or leaves out when there is none, what is not the user's to say: all metadata but name,
-// namespace, labels and annotations (contract §6.5), and the status of v3 kinds.
+// namespace, labels and annotations (contract §6.5), and the status of v3 kinds. Of Kubernetes' kinds the store only keeps what
+// is true elsewhere: their status, and that they are being deleted, are told to it.
 func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
 	meta := map[string]any{"name": u.GetName()}
 	if u.GetNamespace() != "" {
@@ -144,10 +145,13 @@ func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
 	if old != nil {
 		meta, status = old.Object["metadata"].(map[string]any), old.Object["status"]
 	}
-	labels, annotations := u.GetLabels(), u.GetAnnotations()
+	labels, annotations, deleted := u.GetLabels(), u.GetAnnotations(), u.GetDeletionTimestamp()
 	u.Object["metadata"] = runtime.DeepCopyJSON(meta)
 	u.SetLabels(labels)
 	u.SetAnnotations(annotations)
+	if !calico {
+		u.SetDeletionTimestamp(deleted)
+	}
 	switch {
 	case calico && status == nil:
 		delete(u.Object, "status")
