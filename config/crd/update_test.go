@@ -1,7 +1,9 @@
 package crd_test
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tierwall/tierwall/config/crd"
@@ -54,6 +56,23 @@ func TestUpdate(t *testing.T) {
 				t.Errorf("refused only on update:\n%s", c.new)
 			}
 		})
+	}
+}
+
+// TestBigPolicy: CEL spends on a policy as long as the schema allows, with long lists, within the budget of one request.
+func TestBigPolicy(t *testing.T) {
+	var nets, ports []string
+	for i := range 50 {
+		nets = append(nets, fmt.Sprintf("10.%d.0.0/16", i))
+		ports = append(ports, fmt.Sprintf("%d", 8000+i), fmt.Sprintf("'%d:%d'", 9000+i, 9100+i))
+	}
+	rule := fmt.Sprintf(`{action: Allow, protocol: TCP, source: {nets: [%s]}, destination: {ports: [%s]}}`, strings.Join(nets, ","), strings.Join(ports[:50], ","))
+	rules := strings.Repeat(rule+",", 1023) + rule
+	if _, errs := judge(parse(t, gnp("{ingress: ["+rules+"]}"))); len(errs) > 0 {
+		t.Errorf("%d errors, the first: %v", len(errs), errs[0])
+	}
+	if _, errs := judge(parse(t, gnp("{ingress: ["+rules+","+rule+"]}"))); len(errs) != 1 || errs[0].Field != "spec.ingress" {
+		t.Errorf("one rule more: %v", errs)
 	}
 }
 
