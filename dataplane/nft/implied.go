@@ -80,7 +80,8 @@ func explicit(t *ruleset.Table) *ruleset.Table {
 	return &out
 }
 
-func spelledOut(r *ruleset.Rule) (out []ruleset.Match) {
+func spelledOut(r *ruleset.Rule) []ruleset.Match {
+	out := slices.Grow([]ruleset.Match(nil), len(r.Matches)) // nil when there are none
 	for _, m := range r.Matches {
 		out = append(lead(out, m.Key), m)
 	}

@@ -20,7 +20,7 @@ import (
 // has drawn.
 type tables struct {
 	drawn     map[string]int
-	plausible bool // only what nft accepts: no rule that asks for two families or protocols
+	plausible bool // only what nft accepts: no rule that contradicts itself or asks twice
 }
 
 func (g *tables) count(what string, v any) { g.drawn[fmt.Sprintf("%s %v", what, v)]++ }
@@ -177,18 +177,7 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 		g.count("log", len(r.Log.Prefix))
 	}
 	if i := rapid.IntRange(-1, len(t.Maps)-1).Draw(rt, "vmap"); i >= 0 {
-		r.VMap = &ruleset.VMap{Key: draw(rt, "key", keysOf[t.Maps[i].Type]...), Map: t.Maps[i].Name}
-		g.count("vmap by", r.VMap.Key)
-		if k := r.VMap.Key; k == ruleset.KeyICMPType || k == ruleset.KeyICMPv6Type {
-			r.Matches = append(r.Matches, protocol(k))
-			if g.plausible {
-				r.Matches = onceOnly(r.Matches)
-			}
-		}
-		if g.plausible && contradicts(append(slices.Clone(r.Matches), ruleset.Match{Key: r.VMap.Key})) {
-			r.Matches, r.VMap, r.Counter = nil, nil, true
-		}
-		return r
+		return g.lookup(rt, r, &t.Maps[i])
 	}
 	r.Verdict.Kind = draw(rt, "verdict", ruleset.Continue, ruleset.Accept, ruleset.Drop, ruleset.Return, ruleset.Reject, ruleset.Jump, ruleset.Goto)
 	switch r.Verdict.Kind {
@@ -209,7 +198,25 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 	return r
 }
 
-// onceOnly leaves out what is asked a second time, which nft may drop; and all of a rule that contradicts itself.
+// lookup makes the rule end in a map.
+func (g *tables) lookup(rt *rapid.T, r ruleset.Rule, m *ruleset.Map) ruleset.Rule {
+	key := draw(rt, "key", keysOf[m.Type]...)
+	g.count("vmap by", key)
+	if protocol(key).Elem.Num != 0 {
+		r.Matches = append(r.Matches, protocol(key))
+	}
+	if g.plausible && contradicts(append(slices.Clone(r.Matches), ruleset.Match{Key: key})) {
+		return ruleset.Rule{ID: r.ID, Counter: true}
+	}
+	if g.plausible {
+		r.Matches = onceOnly(r.Matches)
+	}
+	r.VMap = &ruleset.VMap{Key: key, Map: m.Name}
+	return r
+}
+
+// onceOnly leaves out what is asked a second time, which nft may drop, and all of a rule that contradicts itself; and it asks for
+// fields in their order in the packet, which is what nft does with those that stand side by side.
 func onceOnly(matches []ruleset.Match) (out []ruleset.Match) {
 	if contradicts(matches) {
 		return nil
@@ -219,12 +226,15 @@ func onceOnly(matches []ruleset.Match) (out []ruleset.Match) {
 			out = append(out, m)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b ruleset.Match) int { return int(a.Key) - int(b.Key) })
 	return out
 }
 
-// contradicts tells whether a rule asks for more than one family, or protocol.
+// contradicts tells whether a rule asks for more than one family, or protocol, or for both ports and ICMP (at which nft itself
+// may break down).
 func contradicts(matches []ruleset.Match) bool {
 	families, protocols := map[uint32]bool{}, map[uint32]bool{}
+	ports, icmp := false, false
 	for _, m := range matches {
 		switch word, _, _ := strings.Cut(m.Key.String(), " "); {
 		case word == "ip":
@@ -236,8 +246,10 @@ func contradicts(matches []ruleset.Match) bool {
 		case m.Key == ruleset.KeyL4Proto:
 			protocols[m.Elem.Num] = true
 		}
+		ports = ports || strings.HasSuffix(m.Key.String(), "port")
+		icmp = icmp || protocol(m.Key).Elem.Num != 0 || m.Key == ruleset.KeyL4Proto && (m.Elem.Num == 1 || m.Elem.Num == 58)
 	}
-	return len(families) > 1 || len(protocols) > 1
+	return len(families) > 1 || len(protocols) > 1 || ports && icmp
 }
 
 // keysOf a type: the fields that a set or map of it can be asked for.
