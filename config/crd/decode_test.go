@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"pgregory.net/rapid"
 
@@ -44,8 +45,9 @@ var (
 	others = []any{nil, true, false, []any{}, map[string]any{}, []any{nil}, map[string]any{"a": nil}}
 )
 
+// odd draws a copy: what it draws becomes part of an object that Admit changes.
 func odd() *rapid.Generator[any] {
-	return rapid.SampledFrom(slices.Concat(oddStrings, oddNumbers, oddTimes, others))
+	return rapid.Map(rapid.SampledFrom(slices.Concat(oddStrings, oddNumbers, oddTimes, others)), runtime.DeepCopyJSONValue)
 }
 
 // value draws what a schema describes, most of the time.
@@ -97,7 +99,7 @@ func properties(t *rapid.T, name string, s *apiextensionsv1.JSONSchemaProps) map
 	}
 	for _, field := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[field]
-		often := 2 // of 9
+		often := 2                                                                                           // of 9
 		if slices.Contains(s.Required, field) || name == "" || field == "node" || field == "interfaceName" { // what CEL asks of a host endpoint
 			often = 8
 		}
