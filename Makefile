@@ -23,12 +23,13 @@ test: go nft ## Run every test, with the kernel where it can be used
 test-kernel: go nft ## Only the tests that program the kernel and send packets
 	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
 
-fuzz: go ## Look a minute for input that breaks the readers of selectors and of objects
+fuzz: go ## Look for a while for input that breaks the readers of selectors and of objects
 	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
+	go test -fuzz FuzzAdmit -fuzztime 30s ./config/crd
 	go test -fuzz FuzzRead -fuzztime 30s ./controllers/store
 
 random: go ## The properties on many more random clusters (CHECKS=5000)
-	go test ./test/scenario ./dataplane/policy ./dataplane/ruleset -rapid.checks=$(or $(CHECKS),5000)
+	go test ./test/scenario ./config/crd ./dataplane/policy ./dataplane/ruleset -timeout 60m -rapid.checks=$(or $(CHECKS),5000)
 
 bench: go ## Measure; every figure is a ratio to another of the same run
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
