@@ -34,7 +34,8 @@ random: go ## The properties on many more random clusters (CHECKS=5000)
 bench: go ## Measure; every figure is a ratio to another of the same run
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
 
-update: go ## Rewrite the tables that the corpus shows (never its verdicts)
+update: go ## Rewrite the plans and tables that the corpus shows (never its verdicts)
+	go test ./dataplane/policy -run TestScenarioPlans -update
 	go test ./dataplane/ruleset -run TestScenarioTables -update
 
 generate: go ## Write deep copies and CRD manifests anew from apis/v3

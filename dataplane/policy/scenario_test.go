@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"flag"
 	"strconv"
 	"testing"
 
@@ -47,6 +48,35 @@ func TestScenarios(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+var update = flag.Bool("update", false, "rewrite the plans of the corpus")
+
+// The plans that the corpus shows are what comes out, word for word.
+func TestScenarioPlans(t *testing.T) {
+	shown := 0
+	for _, s := range scenarios(t) {
+		plans := map[string]string{}
+		for node, want := range s.Plans {
+			x, err := s.Index(node)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown++
+			plans[node] = x.Plan().String()
+			if diff := cmp.Diff(want, plans[node]); diff != "" && !*update {
+				t.Errorf("%s, node %s: -want +have:\n%s", s.Name, node, diff)
+			}
+		}
+		if *update && len(plans) > 0 {
+			if err := s.Update("plan.", plans); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if shown < 5 {
+		t.Errorf("the corpus shows %d plans", shown)
 	}
 }
 

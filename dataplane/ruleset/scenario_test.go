@@ -41,7 +41,7 @@ func TestScenarioTables(t *testing.T) {
 			}
 		}
 		if *update && len(tables) > 0 {
-			if err := s.Update(tables); err != nil {
+			if err := s.Update("table.", tables); err != nil {
 				t.Fatal(err)
 			}
 		}

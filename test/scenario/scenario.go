@@ -27,6 +27,7 @@ import (
 //	-- options --        defaultEndpointToHostAction: Accept
 //	-- complaints --     Kind/namespace/name of the objects that the index complains about, a line each
 //	-- flows --          FROM > TO PROTOCOL [PORT] [from PORT] [type N] [code N] : VERDICT [DIRECTION TIER POLICY RULE]
+//	-- plan.NODE --      optional: the node's plan; rewritten by -update
 //	-- table.NODE --     optional: the node's table; rewritten by -update
 type Scenario struct {
 	Name, Comment string
@@ -34,7 +35,7 @@ type Scenario struct {
 	Options       policy.Options
 	Complaints    []string
 	Flows         []Flow
-	Tables        map[string]string
+	Plans, Tables map[string]string // by node
 
 	path    string
 	archive *txtar.Archive
@@ -72,7 +73,7 @@ func load(path string) (*Scenario, error) {
 		return nil, err
 	}
 	s := &Scenario{Name: strings.TrimSuffix(filepath.Base(path), ".txtar"), Comment: string(archive.Comment),
-		Tables: map[string]string{}, path: path, archive: archive}
+		Plans: map[string]string{}, Tables: map[string]string{}, path: path, archive: archive}
 	for _, f := range archive.Files {
 		if err := s.section(f.Name, string(f.Data)); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name, err)
@@ -85,10 +86,13 @@ func load(path string) (*Scenario, error) {
 }
 
 func (s *Scenario) section(name, text string) error {
-	switch node, isTable := strings.CutPrefix(name, "table."); {
-	case isTable:
-		s.Tables[node] = text
-		return nil
+	for prefix, texts := range map[string]map[string]string{"plan.": s.Plans, "table.": s.Tables} {
+		if node, ok := strings.CutPrefix(name, prefix); ok {
+			texts[node] = text
+			return nil
+		}
+	}
+	switch {
 	case name == "cluster":
 		objs, err := Short(text)
 		s.Objects = append(s.Objects, objs...)
@@ -213,11 +217,11 @@ func (s *Scenario) Index(node string) (*policy.Index, error) {
 	return x, nil
 }
 
-// Update rewrites the file's tables.
-func (s *Scenario) Update(tables map[string]string) error {
+// Update rewrites the file's plans or tables: prefix is "plan." or "table.", texts are by node.
+func (s *Scenario) Update(prefix string, texts map[string]string) error {
 	for i, f := range s.archive.Files {
-		if node, ok := strings.CutPrefix(f.Name, "table."); ok {
-			s.archive.Files[i].Data = []byte(tables[node])
+		if node, ok := strings.CutPrefix(f.Name, prefix); ok {
+			s.archive.Files[i].Data = []byte(texts[node])
 		}
 	}
 	return os.WriteFile(s.path, txtar.Format(s.archive), 0o644)
