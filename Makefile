@@ -28,8 +28,9 @@ fuzz: go ## Look for a while for input that breaks the readers of selectors and 
 	go test -fuzz FuzzAdmit -fuzztime 30s ./config/crd
 	go test -fuzz FuzzRead -fuzztime 30s ./controllers/store
 
-random: go ## The properties on many more random clusters (CHECKS=5000)
+random: go ## The properties on many more random clusters (CHECKS=5000 CLUSTERS=100)
 	go test ./test/scenario ./config/crd ./dataplane/policy ./dataplane/ruleset -timeout 60m -rapid.checks=$(or $(CHECKS),5000)
+	go test ./test/lab/replay -timeout 60m -run RandomClusters -clusters $(or $(CLUSTERS),100)
 
 bench: go ## Measure; every figure is a ratio to another of the same run
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
