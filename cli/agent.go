@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,7 +21,7 @@ func agentCommand() *cli.Command {
 		Description: "Follows the datastore and keeps the kernel's table " + ruleset.DefaultTable + " as it says, until it is told to end. The table stays in\n" +
 			"the kernel and keeps filtering when the agent ends; --remove takes it out. Logs JSON lines on standard error.",
 		Flags: []cli.Flag{
-			nodeFlag("`NODE` whose endpoints to guard (default: the host's name)"),
+			&cli.StringFlag{Name: "node", Usage: "`NODE` whose endpoints to guard (default: the host's name)", EnvVars: []string{"NODE_NAME"}},
 			&cli.BoolFlag{Name: "once", Usage: "program the kernel once, and end"},
 			&cli.BoolFlag{Name: "remove", Usage: "take the table out of the kernel, and end"},
 			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
@@ -62,5 +65,8 @@ func agent(c *cli.Context) error {
 	if c.Bool("remove") {
 		return a.Remove()
 	}
-	return a.Run(c.Context)
+	// Only the agent has something to finish when it is told to end; every other command just ends.
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return a.Run(ctx)
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -66,6 +69,19 @@ func openStore(c *cli.Context) (*store.Bolt, error) {
 		return nil, usagef("datastore %q is not of the form bolt:PATH", c.String("datastore"))
 	}
 	return store.OpenBolt(path), nil
+}
+
+// createStore is openStore for what writes: it says when there was no store yet, for that may be a slip of the pen.
+func createStore(c *cli.Context) (*store.Bolt, error) {
+	s, err := openStore(c)
+	if err != nil {
+		return nil, err
+	}
+	path := strings.TrimPrefix(s.String(), "bolt:")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !c.Bool("dry-run") {
+		fmt.Fprintf(c.App.ErrWriter, "datastore %s is new\n", path)
+	}
+	return s, nil
 }
 
 // readDocuments reads what -f names.
@@ -163,6 +179,9 @@ func index(c *cli.Context, node string, objects []client.Object) (*policy.Index,
 			fmt.Fprintf(c.App.ErrWriter, "warning: %v\n", err)
 		}
 	}
+	if nodes := x.Nodes(); node != "" && !slices.Contains(nodes, node) {
+		return nil, fmt.Errorf("no object is on node %q: the nodes are %s", node, strings.Join(nodes, ", "))
+	}
 	return x, nil
 }
 
@@ -184,7 +203,7 @@ func endpointToHost(c *cli.Context) (policy.Action, error) {
 }
 
 func nodeFlag(usage string) cli.Flag {
-	return &cli.StringFlag{Name: "node", Usage: usage, EnvVars: []string{"NODE_NAME"}}
+	return &cli.StringFlag{Name: "node", Usage: usage}
 }
 
 func hostname() (string, error) {

@@ -50,8 +50,12 @@ func trace(c *cli.Context) error {
 		return err
 	}
 	flows := c.String("flows")
-	if (flows == "") == (c.String("from") == "" || c.String("to") == "") {
+	ends := c.String("from") != "" && c.String("to") != ""
+	switch {
+	case flows == "" && !ends:
 		return usagef("trace needs --from and --to, or --flows")
+	case flows != "" && (c.String("from") != "" || c.String("to") != ""):
+		return usagef("trace takes --from and --to, or --flows, and not both")
 	}
 	if flows == "-" && slices.Contains(c.StringSlice("filename"), "-") {
 		return usagef("only one of -f and --flows can be standard input")
@@ -132,24 +136,33 @@ func (t *tracing) bulk(c *cli.Context, path string) error {
 	encoder.SetEscapeHTML(false)
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(nil, 1<<20)
+	bad := 0
 	for n := 1; scanner.Scan(); n++ {
 		if len(bytes.TrimSpace(scanner.Bytes())) == 0 {
 			continue
 		}
 		result, id, err := t.line(scanner.Bytes())
-		if err == nil {
-			err = encoder.Encode(verdictOnFlow(id, &result))
-		}
+		answer := verdictOnFlow(id, &result)
 		if err != nil {
-			out.Flush()
-			return fmt.Errorf("%s:%d: %w", path, n, err)
+			bad++
+			fmt.Fprintf(c.App.ErrWriter, "%s:%d: %v\n", path, n, err)
+			answer.Verdict, answer.Error = "Error", err.Error()
+		}
+		if err := encoder.Encode(answer); err != nil {
+			return fmt.Errorf("writing: %w", err)
 		}
 	}
 	if err := scanner.Err(); err != nil {
 		out.Flush()
 		return fmt.Errorf("reading flows: %w", err)
 	}
-	return out.Flush()
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d flows could not be traced", bad)
+	}
+	return nil
 }
 
 // flowLine is a line of --flows. The id is given back as it came.
@@ -163,11 +176,11 @@ func (t *tracing) line(text []byte) (policy.Trace, json.RawMessage, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&l); err != nil {
-		return policy.Trace{}, nil, fmt.Errorf("not a flow: %w", err)
+		return policy.Trace{}, l.ID, fmt.Errorf("not a flow: %w", err)
 	}
 	f, err := t.index.Flow(l.FlowSpec)
 	if err != nil {
-		return policy.Trace{}, nil, err
+		return policy.Trace{}, l.ID, err
 	}
 	return t.plan.Trace(f), l.ID, nil
 }
@@ -175,7 +188,8 @@ func (t *tracing) line(text []byte) (policy.Trace, json.RawMessage, error) {
 // flowVerdict is what trace -o json says of one flow.
 type flowVerdict struct {
 	ID      json.RawMessage `json:"id,omitempty"`
-	Verdict string          `json:"verdict"`
+	Verdict string          `json:"verdict"` // Allow or Deny; Error for a line that is no flow
+	Error   string          `json:"error,omitempty"`
 	Egress  *endVerdict     `json:"egress,omitempty"`
 	Ingress *endVerdict     `json:"ingress,omitempty"`
 	Steps   []step          `json:"steps"`

@@ -108,7 +108,7 @@ func write(c *cli.Context, verb string, one func(*store.Tx, store.Document) (str
 	if len(docs) == 0 && !c.Bool("skip-empty") {
 		return fmt.Errorf("no objects in %v", c.StringSlice("filename"))
 	}
-	s, err := openStore(c)
+	s, err := createStore(c)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
 	"time"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -26,7 +28,8 @@ type Agent struct {
 	Log     *slog.Logger
 	Once    bool // return when the store's state has been programmed once
 
-	refused map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
+	stranger bool              // no object is on this node
+	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
 }
 
 // Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
@@ -61,8 +64,10 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.Log.Error("the store cannot be read; the kernel keeps what it has", "error", batch.err)
 				continue
 			}
+			a.compare(revision, batch.revision)
 			revision = batch.revision
 			a.take(index, batch.events)
+			a.look(index)
 		case now, open := <-interfaces:
 			if !open {
 				return ended(ctx, "the kernel's list of addresses")
@@ -98,6 +103,23 @@ func ended(ctx context.Context, what string) error {
 		return nil
 	}
 	return errors.New(what + " is not followed any more")
+}
+
+// compare warns of a store whose revision went back.
+func (a *Agent) compare(last, now string) {
+	was, err := strconv.ParseUint(last, 10, 64)
+	if is, err2 := strconv.ParseUint(now, 10, 64); err == nil && err2 == nil && is < was {
+		a.Log.Warn("the store's revision went back: it is another store or an older copy, and is followed now", "was", last, "is", now)
+	}
+}
+
+// look warns when no object is on the agent's node: most likely its name is mistyped, and nothing is guarded.
+func (a *Agent) look(index *policy.Index) {
+	stranger := !slices.Contains(index.Nodes(), a.Node)
+	if stranger && !a.stranger {
+		a.Log.Warn("no object is on this node: nothing is guarded here", "node", a.Node)
+	}
+	a.stranger = stranger
 }
 
 // setInterfaces tells the index where host endpoints without an interface's name stand.

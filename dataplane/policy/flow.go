@@ -42,6 +42,9 @@ func (x *Index) Flow(l FlowSpec) (f Flow, err error) {
 		return f, fmt.Errorf("to: %w", err)
 	}
 	var ok bool
+	if strings.EqualFold(string(l.Protocol), "ICMPv6") || l.Protocol == "58" { // which is only between IPv6 addresses
+		from, to = only6(from), only6(to)
+	}
 	if f.Src, f.Dst, ok = commonFamily(from, to); !ok {
 		return f, fmt.Errorf("%s and %s have no address of the same family", l.From, l.To)
 	}
@@ -50,6 +53,15 @@ func (x *Index) Flow(l FlowSpec) (f Flow, err error) {
 		return f, err
 	}
 	return f, l.defaults(&f)
+}
+
+func only6(addrs []netip.Addr) (out []netip.Addr) {
+	for _, a := range addrs {
+		if a.Is6() {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // commonFamily takes the first address of each end in a family that both have; addresses are sorted, IPv4 first.

@@ -19,6 +19,20 @@ type Iface struct {
 // its first interface, which is the first that an endpoint names, or eth0.
 func (x *Index) SetInterfaces(ifaces []Iface) { x.ifaces = ifaces }
 
+// Nodes are the names of all nodes that an object is on or is about, sorted.
+func (x *Index) Nodes() []string {
+	seen := map[string]bool{}
+	for _, h := range x.hosts {
+		seen[h.Name] = true
+	}
+	for _, m := range x.members {
+		if m.node != "" {
+			seen[m.node] = true
+		}
+	}
+	return sortedKeys(seen)
+}
+
 // hostEndpoints of each host, by name.
 func (x *Index) hostEndpoints() map[string][]*member {
 	out := map[string][]*member{}
