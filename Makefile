@@ -30,7 +30,7 @@ fuzz: go ## Look for a while for input that breaks the readers of selectors and 
 
 random: go ## The properties on many more random clusters (CHECKS=5000 CLUSTERS=100)
 	go test ./test/scenario ./config/crd ./dataplane/policy ./dataplane/ruleset -timeout 60m -rapid.checks=$(or $(CHECKS),5000)
-	go test ./test/lab/replay -timeout 60m -run RandomClusters -clusters $(or $(CLUSTERS),100)
+	go test ./test/lab/replay -timeout 60m -run RandomClusters -clusters $(or $(CLUSTERS),100) -seed $$RANDOM$$RANDOM
 
 bench: go ## Measure; every figure is a ratio to another of the same run
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
