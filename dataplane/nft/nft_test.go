@@ -35,24 +35,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// needsNamespaces leaves the test out where the kernel cannot be used, unless it has to be.
-func needsNamespaces(t *testing.T) {
-	t.Helper()
-	switch {
-	case noNamespaces == nil:
-	case errors.Is(noNamespaces, lab.ErrNoNamespaces) && os.Getenv("CI") != "true":
-		t.Skipf("left out, for the kernel cannot be used here: %v", noNamespaces)
-	default:
-		t.Fatal(noNamespaces)
-	}
-}
-
 // inNamespace runs f on a thread with a network namespace of its own, which is gone afterwards.
 func inNamespace(t testing.TB, f func()) {
 	t.Helper()
-	if t, ok := t.(*testing.T); ok {
-		needsNamespaces(t)
-	}
+	lab.Need(t, noNamespaces)
 	if err := isolated(f); err != nil {
 		t.Fatal(err)
 	}
@@ -483,7 +469,7 @@ func TestRefusedTransactionChangesNothing(t *testing.T) {
 
 // A hundred thousand elements all arrive in each kind of set, and one more costs one change.
 func TestLargeSets(t *testing.T) {
-	needsNamespaces(t)
+	lab.Need(t, noNamespaces)
 	n := 100_000
 	if !mayEnlargeBuffers() {
 		n = 2_000

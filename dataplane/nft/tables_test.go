@@ -14,6 +14,7 @@ import (
 
 	"github.com/tierwall/tierwall/dataplane/nft"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
+	"github.com/tierwall/tierwall/test/lab"
 )
 
 // tables draws tables of anything that a Table can hold, with few names and few values so that things collide, and counts what it
@@ -343,7 +344,7 @@ func everything() (out []string) {
 // Any table to any other, with whatever may have happened in between: the kernel then has exactly what was wanted, and a second
 // Apply has nothing to do.
 func TestApplyFromAnythingToAnything(t *testing.T) {
-	needsNamespaces(t)
+	lab.Need(t, noNamespaces)
 	g := &tables{drawn: map[string]int{}}
 	rapid.Check(t, func(rt *rapid.T) {
 		owned := rapid.Bool().Draw(rt, "owned")
@@ -462,7 +463,7 @@ func TestOthersAreUndone(t *testing.T) {
 
 // What nft makes of the text of any table is listed as what we make of the table.
 func TestAnyTextAndNetlinkAreOne(t *testing.T) {
-	needsNamespaces(t)
+	lab.Need(t, noNamespaces)
 	g := &tables{drawn: map[string]int{}, plausible: true}
 	rapid.Check(t, func(rt *rapid.T) {
 		want := g.table(rt)
