@@ -38,14 +38,16 @@ type Type uint8
 
 // The types, each with nft's name.
 const (
-	TypeIPv4     Type = iota // ipv4_addr
-	TypeIPv6                 // ipv6_addr
-	TypePort                 // inet_service
-	TypeIPv4Port             // ipv4_addr . inet_proto . inet_service
-	TypeIPv6Port             // ipv6_addr . inet_proto . inet_service
-	TypeIface                // ifname
-	TypeICMP                 // icmp_type
-	TypeICMPv6               // icmpv6_type
+	TypeIPv4      Type = iota // ipv4_addr
+	TypeIPv6                  // ipv6_addr
+	TypePort                  // inet_service
+	TypeIPv4Port              // ipv4_addr . inet_proto . inet_service
+	TypeIPv6Port              // ipv6_addr . inet_proto . inet_service
+	TypeIface                 // ifname
+	TypeICMP                  // icmp_type
+	TypeICMPv6                // icmpv6_type
+	TypeIfaceIPv4             // ifname . ipv4_addr
+	TypeIfaceIPv6             // ifname . ipv6_addr
 )
 
 // Elem is one element of a set, one key of a map, or the value that a Match compares with. Only the fields that its type
@@ -54,8 +56,9 @@ const (
 //	addresses         From, To (the same for one address)
 //	ports             Port, PortTo (the same for one port)
 //	address.proto.port  From, To, Proto, Port, PortTo
-//	interface         Iface
-//	a number          Num (protocol, ICMP type or code, ct state bits, mark under Mask)
+//	interface         Iface; in a Match, not in a set, "cali*" is every name that begins so
+//	iface.address     Iface, From, To
+//	a number          Num (protocol, ICMP type or code, ct state or status bits, mark under Mask, address type)
 type Elem struct {
 	From, To     netip.Addr
 	Proto        uint8
@@ -72,13 +75,17 @@ type Chain struct {
 	Rules    []Rule
 }
 
-// Rule is matches, all of which must hold, then a counter, perhaps a log message, and what to do: a verdict, or the
-// verdict that a map has for the packet.
+// Rule is matches, all of which must hold, then what it does in the order of the fields: a counter, perhaps a limit over which it
+// goes no further, a log message, a change of the packet's mark, an exemption from connection tracking, and at last a verdict, or
+// the verdict that a map has for the packet.
 type Rule struct {
 	ID      RuleID // carried as the rule's comment, at most 128 bytes
 	Matches []Match
 	Counter bool
+	Limit   *Limit
 	Log     *LogStmt
+	Mark    *SetMark
+	NoTrack bool // only in hooks before connection tracking, priority -300
 	VMap    *VMap
 	Verdict Verdict
 }
@@ -88,6 +95,28 @@ type RuleID string
 
 // LogStmt is nft's log statement to the kernel log.
 type LogStmt struct{ Prefix string }
+
+// Limit is so many packets in each unit of time, and Burst more at once: `limit rate 10/second burst 5 packets`.
+type Limit struct {
+	Rate  uint64
+	Unit  Unit
+	Burst uint32
+}
+
+// Unit of time of a Limit, as its number of seconds.
+type Unit uint32
+
+// The units.
+const (
+	Second Unit = 1
+	Minute Unit = 60
+	Hour   Unit = 3600
+	Day    Unit = 86400
+)
+
+// SetMark sets or clears bits of the packet's mark and leaves the others; one of the two is 0:
+// `meta mark set meta mark | 0x00010000`, `meta mark set meta mark & 0xfffeffff`.
+type SetMark struct{ Set, Clear uint32 }
 
 // VMap looks a packet's field up in a verdict map: `ip daddr vmap @to-workload4`. No entry: the next rule.
 type VMap struct {
@@ -109,26 +138,37 @@ type Key uint8
 // The fields, each with nft's words. An address of one family implies a packet of that family, an ICMP field one of
 // that protocol. For ct state a match means that one of the bits is set.
 const (
-	KeyIIFName      Key = iota // iifname
-	KeyOIFName                 // oifname
-	KeyNFProto                 // meta nfproto: Num 2 is ipv4, 10 is ipv6
-	KeyL4Proto                 // meta l4proto
-	KeyIPSAddr                 // ip saddr
-	KeyIPDAddr                 // ip daddr
-	KeyIP6SAddr                // ip6 saddr
-	KeyIP6DAddr                // ip6 daddr
-	KeySPort                   // th sport
-	KeyDPort                   // th dport
-	KeyIPSAddrPort             // ip saddr . meta l4proto . th sport, sets only
-	KeyIPDAddrPort             // ip daddr . meta l4proto . th dport, sets only
-	KeyIP6SAddrPort            // ip6 saddr . meta l4proto . th sport, sets only
-	KeyIP6DAddrPort            // ip6 daddr . meta l4proto . th dport, sets only
-	KeyICMPType                // icmp type
-	KeyICMPCode                // icmp code
-	KeyICMPv6Type              // icmpv6 type
-	KeyICMPv6Code              // icmpv6 code
-	KeyCTState                 // ct state: Num is bits
-	KeyMark                    // meta mark & Mask == Num
+	KeyIIFName         Key = iota // iifname
+	KeyOIFName                    // oifname
+	KeyNFProto                    // meta nfproto: Num 2 is ipv4, 10 is ipv6
+	KeyL4Proto                    // meta l4proto
+	KeyIPSAddr                    // ip saddr
+	KeyIPDAddr                    // ip daddr
+	KeyIP6SAddr                   // ip6 saddr
+	KeyIP6DAddr                   // ip6 daddr
+	KeySPort                      // th sport
+	KeyDPort                      // th dport
+	KeyIPSAddrPort                // ip saddr . meta l4proto . th sport, sets only
+	KeyIPDAddrPort                // ip daddr . meta l4proto . th dport, sets only
+	KeyIP6SAddrPort               // ip6 saddr . meta l4proto . th sport, sets only
+	KeyIP6DAddrPort               // ip6 daddr . meta l4proto . th dport, sets only
+	KeyICMPType                   // icmp type
+	KeyICMPCode                   // icmp code
+	KeyICMPv6Type                 // icmpv6 type
+	KeyICMPv6Code                 // icmpv6 code
+	KeyCTState                    // ct state: Num is bits
+	KeyMark                       // meta mark & Mask == Num
+	KeyCTMark                     // ct mark & Mask == Num
+	KeyCTStatus                   // ct status: Num is bits, one of them is set
+	KeySAddrType                  // fib saddr type: Num is a kernel's RTN_ number
+	KeyIIFNameIPSAddr             // iifname . ip saddr, sets only
+	KeyIIFNameIP6SAddr            // iifname . ip6 saddr, sets only
+)
+
+// The bits of ct status, and the types of addresses, that our tables ask for.
+const (
+	CTStatusDNAT = 0x20 // the destination of the connection is translated
+	AddrLocal    = 2    // an address of the host's own
 )
 
 // The bits of ct state.

@@ -12,17 +12,22 @@ import (
 var (
 	typeWords = [...]string{TypeIPv4: "ipv4_addr", TypeIPv6: "ipv6_addr", TypePort: "inet_service",
 		TypeIPv4Port: "ipv4_addr . inet_proto . inet_service", TypeIPv6Port: "ipv6_addr . inet_proto . inet_service",
-		TypeIface: "ifname", TypeICMP: "icmp_type", TypeICMPv6: "icmpv6_type"}
+		TypeIface: "ifname", TypeICMP: "icmp_type", TypeICMPv6: "icmpv6_type",
+		TypeIfaceIPv4: "ifname . ipv4_addr", TypeIfaceIPv6: "ifname . ipv6_addr"}
 	keyWords = [...]string{KeyIIFName: "iifname", KeyOIFName: "oifname", KeyNFProto: "meta nfproto", KeyL4Proto: "meta l4proto",
 		KeyIPSAddr: "ip saddr", KeyIPDAddr: "ip daddr", KeyIP6SAddr: "ip6 saddr", KeyIP6DAddr: "ip6 daddr",
 		KeySPort: "th sport", KeyDPort: "th dport",
 		KeyIPSAddrPort: "ip saddr . meta l4proto . th sport", KeyIPDAddrPort: "ip daddr . meta l4proto . th dport",
 		KeyIP6SAddrPort: "ip6 saddr . meta l4proto . th sport", KeyIP6DAddrPort: "ip6 daddr . meta l4proto . th dport",
 		KeyICMPType: "icmp type", KeyICMPCode: "icmp code", KeyICMPv6Type: "icmpv6 type", KeyICMPv6Code: "icmpv6 code",
-		KeyCTState: "ct state", KeyMark: "meta mark"}
+		KeyCTState: "ct state", KeyMark: "meta mark", KeyCTMark: "ct mark", KeyCTStatus: "ct status", KeySAddrType: "fib saddr type",
+		KeyIIFNameIPSAddr: "iifname . ip saddr", KeyIIFNameIP6SAddr: "iifname . ip6 saddr"}
 	verdictWords = [...]string{Continue: "", Accept: "accept", Drop: "drop", Reject: "reject", Return: "return", Jump: "jump", Goto: "goto"}
 	protoWords   = map[uint32]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 	nfWords      = map[uint32]string{2: "ipv4", 10: "ipv6"}
+	unitWords    = map[Unit]string{Second: "second", Minute: "minute", Hour: "hour", Day: "day"}
+	typeOfAddr   = map[uint32]string{AddrLocal: "local"}
+	statusWords  = map[uint32]string{CTStatusDNAT: "dnat"}
 	ctWords      = map[uint32]string{CTInvalid: "invalid", CTEstablished: "established", CTRelated: "related", CTNew: "new", CTUntracked: "untracked"}
 )
 
@@ -108,8 +113,17 @@ func (r *Rule) String() string {
 	if r.Counter {
 		words = append(words, "counter")
 	}
+	if l := r.Limit; l != nil {
+		words = append(words, fmt.Sprintf("limit rate %d/%s burst %d packets", l.Rate, unitWords[l.Unit], l.Burst))
+	}
 	if r.Log != nil {
 		words = append(words, "log prefix "+strconv.Quote(r.Log.Prefix)+" level info")
+	}
+	if r.Mark != nil {
+		words = append(words, r.Mark.String())
+	}
+	if r.NoTrack {
+		words = append(words, "notrack")
 	}
 	if r.VMap != nil {
 		words = append(words, r.VMap.Key.String()+" vmap @"+r.VMap.Map)
@@ -123,10 +137,18 @@ func (r *Rule) String() string {
 	return strings.Join(words, " ")
 }
 
+// String is the statement as nft reads it.
+func (m *SetMark) String() string {
+	if m.Clear != 0 {
+		return fmt.Sprintf("meta mark set meta mark & 0x%08x", ^m.Clear)
+	}
+	return fmt.Sprintf("meta mark set meta mark | 0x%08x", m.Set)
+}
+
 // String is the match as nft reads it.
 func (m *Match) String() string {
 	word := m.Key.String()
-	if m.Key == KeyMark {
+	if m.Key == KeyMark || m.Key == KeyCTMark {
 		op := "=="
 		if m.Not {
 			op = "!="
@@ -134,7 +156,7 @@ func (m *Match) String() string {
 		return fmt.Sprintf("%s & 0x%08x %s 0x%08x", word, m.Elem.Mask, op, m.Elem.Num)
 	}
 	switch {
-	case m.Not && m.Key == KeyCTState: // none of the bits; != would compare all of them
+	case m.Not && (m.Key == KeyCTState || m.Key == KeyCTStatus): // none of the bits; != would compare all of them
 		word += " !"
 	case m.Not:
 		word += " !="
@@ -159,7 +181,11 @@ func (m *Match) value() string {
 	case KeyL4Proto:
 		return numberOr(protoWords, e.Num)
 	case KeyCTState:
-		return ctText(e.Num)
+		return bitText(ctWords, e.Num)
+	case KeyCTStatus:
+		return bitText(statusWords, e.Num)
+	case KeySAddrType:
+		return numberOr(typeOfAddr, e.Num)
 	}
 	return strconv.Itoa(int(e.Num))
 }
@@ -171,11 +197,11 @@ func numberOr(words map[uint32]string, n uint32) string {
 	return strconv.Itoa(int(n))
 }
 
-func ctText(n uint32) string {
+func bitText(of map[uint32]string, n uint32) string {
 	var words []string
 	for bit := uint32(1); bit <= n; bit <<= 1 {
 		if n&bit != 0 {
-			words = append(words, ctWords[bit])
+			words = append(words, numberOr(of, bit))
 		}
 	}
 	return strings.Join(words, ",")
@@ -189,6 +215,8 @@ func (e Elem) text(t Type) string {
 		return rangeText(int(e.Port), int(e.PortTo))
 	case TypeIPv4Port, TypeIPv6Port:
 		return fmt.Sprintf("%s . %s . %s", e.From, numberOr(protoWords, uint32(e.Proto)), rangeText(int(e.Port), int(e.PortTo)))
+	case TypeIfaceIPv4, TypeIfaceIPv6:
+		return strconv.Quote(e.Iface) + " . " + e.From.String()
 	case TypeICMP, TypeICMPv6:
 		return strconv.Itoa(int(e.Num))
 	}
