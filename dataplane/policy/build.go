@@ -174,9 +174,12 @@ func (b *builder) sets() {
 	for _, id := range sortedKeys(b.specs) {
 		spec := b.specs[id]
 		set := Set{ID: id, About: spec.about, OfPorts: spec.ports || spec.port != ""}
-		if spec.service != (v3.Ref{}) {
+		switch {
+		case spec.service != (v3.Ref{}):
 			b.serviceMembers(spec, &set)
-		} else {
+		case spec.nodes != nil:
+			b.nodeMembers(spec, &set)
+		default:
 			for i, m := range members {
 				if spec.sel == nil || spec.sel.Matches(all[i]) {
 					spec.take(m, &set)
@@ -211,6 +214,14 @@ func (b *builder) serviceMembers(spec setSpec, set *Set) {
 			set.Ports = append(set.Ports, s.ports...)
 		} else {
 			set.Addrs = append(set.Addrs, s.addrs...)
+		}
+	}
+}
+
+func (b *builder) nodeMembers(spec setSpec, set *Set) {
+	for _, n := range b.index.nodes {
+		if spec.nodes.Matches(n.labels) {
+			set.Addrs = append(set.Addrs, n.addrs...)
 		}
 	}
 }

@@ -47,6 +47,7 @@ type Index struct {
 	members  map[v3.Ref]*member
 	services map[v3.Ref]service
 	hosts    map[v3.Ref]Host
+	nodes    map[v3.Ref]nodeFacts
 	ifaces   []Iface // what the node really has; nil when nobody said
 }
 
@@ -68,6 +69,7 @@ func NewIndex(node string, o Options) *Index {
 		node: node, options: o,
 		tiers: map[v3.Ref]tier{}, books: map[v3.Ref]*book{}, profiles: map[v3.Ref]*profile{},
 		members: map[v3.Ref]*member{}, services: map[v3.Ref]service{}, hosts: map[v3.Ref]Host{},
+		nodes: map[v3.Ref]nodeFacts{},
 	}
 }
 
@@ -87,6 +89,8 @@ func (x *Index) Set(obj metav1.Object) error {
 		ref.Kind, set = "GlobalNetworkPolicy", func() error { return x.setGlobal(ref, o) }
 	case *networkingv1.NetworkPolicy:
 		ref.Kind, set = v3.KindKubernetesNetworkPolicy, func() error { return x.setKubernetes(ref, o) }
+	case *policyapi.ClusterNetworkPolicy:
+		ref.Kind, set = v3.KindKubernetesClusterNetworkPolicy, func() error { return x.setClusterNetwork(ref, o) }
 	case *v3.Profile:
 		ref.Kind, set = "Profile", func() error { return x.setProfile(ref, o) }
 	case *corev1.Namespace:
@@ -108,7 +112,7 @@ func (x *Index) Set(obj metav1.Object) error {
 	case *discoveryv1.EndpointSlice:
 		ref.Kind, set = "EndpointSlice", func() error { return x.setSlice(ref, o) }
 	default:
-		return unenforced(obj)
+		return nil
 	}
 	x.Delete(ref)
 	if err := set(); err != nil {
@@ -125,6 +129,7 @@ func (x *Index) Delete(ref v3.Ref) {
 	delete(x.members, ref)
 	delete(x.services, ref)
 	delete(x.hosts, ref)
+	delete(x.nodes, ref)
 }
 
 // setMember keeps what could be read of a member beside the error about the rest.
@@ -166,15 +171,6 @@ func (x *Index) setNode(ref v3.Ref, o *corev1.Node) error {
 		}
 		h.Addrs = append(h.Addrs, addr)
 	}
-	x.hosts[ref] = h
+	x.hosts[ref], x.nodes[ref] = h, nodeFacts{labels: o.Labels, addrs: h.Addrs}
 	return errors.Join(errs...)
-}
-
-// unenforced says so for the kinds that bear on policy and that this version only stores. Staged policies are never
-// enforced (contract §4.9), so nothing is missing for them.
-func unenforced(obj metav1.Object) error {
-	if o, ok := obj.(*policyapi.ClusterNetworkPolicy); ok {
-		return fmt.Errorf("%s/%s: not enforced by this version", v3.KindKubernetesClusterNetworkPolicy, o.Name)
-	}
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/tierwall/tierwall/apis/selector"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
@@ -43,6 +44,12 @@ type namedPort struct {
 	name  string
 	proto uint8
 	port  uint16
+}
+
+// nodeFacts are what a ClusterNetworkPolicy can choose a Node by, and what it means then. A Node is no member: no other policy's selector may find it.
+type nodeFacts struct {
+	labels selector.Map
+	addrs  []netip.Addr
 }
 
 // service is what one EndpointSlice adds to a service.

@@ -32,6 +32,7 @@ type setSpec struct {
 	proto   uint8              // … of this protocol, 0 any
 	service v3.Ref             // or the endpoints of a service …
 	ports   bool               // … with their ports
+	nodes   *selector.Selector // or the addresses of Nodes
 }
 
 // rules compiles a list. A rule that cannot be understood fails closed: an Allow or Log rule matches nothing, any other
