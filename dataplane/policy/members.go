@@ -46,7 +46,8 @@ type namedPort struct {
 	port  uint16
 }
 
-// nodeFacts are what a ClusterNetworkPolicy can choose a Node by, and what it means then. A Node is no member: no other policy's selector may find it.
+// nodeFacts are what a ClusterNetworkPolicy chooses a Node by, and what it means then. A Node is no member: no selector of
+// another policy may find it.
 type nodeFacts struct {
 	labels selector.Map
 	addrs  []netip.Addr
