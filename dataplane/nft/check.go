@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
@@ -16,6 +18,8 @@ const (
 	maxIface   = ifnameSize - 1
 	maxComment = 128
 	maxPrefix  = 127
+
+	maxAddrType = unix.RTN_XRESOLVE
 )
 
 // check refuses a table that the kernel would refuse without saying which object is at fault, and one that it would take for
@@ -40,7 +44,7 @@ func check(t *ruleset.Table) error {
 			return fmt.Errorf("chain %s: %w", t.Chains[i].Name, err)
 		}
 	}
-	return nil
+	return places(t)
 }
 
 // checker knows what can be named.
@@ -137,48 +141,73 @@ func (k *checker) vmap(m *ruleset.Map) error {
 
 // fits refuses an element that has not exactly the values that the type is of.
 func (t setType) fits(e ruleset.Elem, interval bool) error {
+	if strings.Contains(e.Iface, "*") {
+		return fmt.Errorf("%q: a set has whole interface names, without a star", e.Iface)
+	}
 	if len(t.parts) == 1 {
 		return t.parts[0].fits(e, interval)
 	}
-	if err := t.parts[0].fits(ruleset.Elem{From: e.From, To: e.To}, false); err != nil {
-		return err
+	rest := e
+	for _, f := range t.parts {
+		if f.value == number { // of a concatenation is the protocol
+			rest.Proto = 0
+			continue
+		}
+		if err := f.fits(f.take(&rest), false); err != nil {
+			return err
+		}
 	}
-	if e != (ruleset.Elem{From: e.From, To: e.From, Proto: e.Proto, Port: e.Port, PortTo: e.Port}) {
-		return fmt.Errorf("%+v is not an address, a protocol and a port", e)
+	if rest != (ruleset.Elem{}) {
+		return fmt.Errorf("%+v has more than a value of %s", e, t.key.Name)
 	}
 	return nil
 }
 
+// take the values of the field out of the element.
+func (f field) take(e *ruleset.Elem) (own ruleset.Elem) {
+	switch f.value {
+	case addr:
+		own.From, own.To, e.From, e.To = e.From, e.To, netip.Addr{}, netip.Addr{}
+	case port:
+		own.Port, own.PortTo, e.Port, e.PortTo = e.Port, e.PortTo, 0, 0
+	case ifname:
+		own.Iface, e.Iface = e.Iface, ""
+	default:
+		own.Num, e.Num = e.Num, 0
+	}
+	return own
+}
+
 func (f field) fits(e ruleset.Elem, ranges bool) error {
-	var only ruleset.Elem
 	ok, single := true, true
 	switch f.value {
 	case addr:
-		only = ruleset.Elem{From: e.From, To: e.To}
 		ok = f.isAddr(e.From) && f.isAddr(e.To) && e.From.Compare(e.To) <= 0
 		single = e.From == e.To
 	case port:
-		only = ruleset.Elem{Port: e.Port, PortTo: e.PortTo}
 		ok, single = e.Port <= e.PortTo, e.Port == e.PortTo
 	case ifname:
-		only = ruleset.Elem{Iface: e.Iface}
-		ok = e.Iface != "" && len(e.Iface) <= maxIface && !strings.ContainsRune(e.Iface, 0)
+		ok = e.Iface != "" && len(e.Iface) <= maxIface && !strings.ContainsRune(e.Iface, 0) && starEnds(e.Iface)
 	case number:
-		only = ruleset.Elem{Num: e.Num}
 		ok = e.Num <= math.MaxUint8
-	case native:
-		only = ruleset.Elem{Num: e.Num}
 	}
-	if !ok || e != only || !single && !ranges {
+	rest := e
+	if f.take(&rest); !ok || rest != (ruleset.Elem{}) || !single && !ranges {
 		return fmt.Errorf("%+v is no value of %s", e, valueWords[f.value])
 	}
 	return nil
 }
 
+// starEnds tells whether a star, if there is one, is behind all the rest. Alone it would ask nothing.
+func starEnds(name string) bool {
+	at := strings.IndexByte(name, '*')
+	return at < 0 || at > 0 && at == len(name)-1
+}
+
 func (f field) isAddr(a netip.Addr) bool { return a.BitLen() == f.size*8 && a.Zone() == "" }
 
 var valueWords = [...]string{number: "one byte", native: "four bytes", addr: "addresses of that family", port: "ports",
-	ifname: fmt.Sprintf("interface names, of 1 to %d bytes,", maxIface)}
+	ifname: fmt.Sprintf("interface names, of 1 to %d bytes with a star at most as the last of several,", maxIface)}
 
 func (k *checker) verdict(v ruleset.Verdict) error {
 	_, ok := verdictKinds[v.Kind]
@@ -213,27 +242,62 @@ func (k *checker) rule(r *ruleset.Rule) error {
 	if len(r.ID) > maxComment || strings.ContainsRune(string(r.ID), 0) {
 		return fmt.Errorf("a comment has at most %d bytes", maxComment)
 	}
-	if r.Log != nil && (r.Log.Prefix == "" || len(r.Log.Prefix) > maxPrefix || strings.ContainsRune(r.Log.Prefix, 0)) {
-		return fmt.Errorf("a log prefix has 1 to %d bytes", maxPrefix)
-	}
 	for i := range r.Matches {
 		if err := k.match(&r.Matches[i]); err != nil {
 			return err
 		}
 	}
+	if err := statements(r); err != nil {
+		return err
+	}
 	if r.VMap != nil {
-		if r.Verdict != (ruleset.Verdict{}) {
-			return fmt.Errorf("both a map and %s", r.Verdict)
-		}
-		m := k.maps[r.VMap.Map]
-		if m == nil || !holds(m.Type, r.VMap.Key) {
-			return fmt.Errorf("%s vmap @%s: there is no such map of that type", keyName(r.VMap.Key), r.VMap.Map)
-		}
-		if proto := icmpProtocols[r.VMap.Key]; proto != 0 && protocolOf(r.Matches) != proto {
-			return fmt.Errorf("%s vmap @%s: the rule does not ask for protocol %d before", r.VMap.Key, r.VMap.Map, proto)
-		}
+		return k.lookup(r)
 	}
 	return k.verdict(r.Verdict)
+}
+
+// statements are what the rule does before its verdict.
+func statements(r *ruleset.Rule) error {
+	if r.Log != nil && (r.Log.Prefix == "" || len(r.Log.Prefix) > maxPrefix || strings.ContainsRune(r.Log.Prefix, 0)) {
+		return fmt.Errorf("a log prefix has 1 to %d bytes", maxPrefix)
+	}
+	if r.Mark != nil && (r.Mark.Set == 0) == (r.Mark.Clear == 0) {
+		return fmt.Errorf("a mark is changed by setting bits or by clearing some, not by %+v", *r.Mark)
+	}
+	if r.Limit == nil {
+		return nil
+	}
+	return limit(r.Limit)
+}
+
+var units = []ruleset.Unit{ruleset.Second, ruleset.Minute, ruleset.Hour, ruleset.Day}
+
+// limit refuses what the kernel cannot count: it keeps time in nanoseconds, of which each packet costs so many, and a burst saves
+// up so many times that cost, in 64 bits.
+func limit(l *ruleset.Limit) error {
+	if !slices.Contains(units, l.Unit) {
+		return fmt.Errorf("a limit for each %d seconds: the units are %d", l.Unit, units)
+	}
+	unit := uint64(l.Unit) * 1e9
+	if l.Rate < 1 || l.Rate > unit || l.Burst < 1 || unit/l.Rate > math.MaxInt64/uint64(l.Burst) {
+		return fmt.Errorf("a limit of %d packets each %d seconds and a burst of %d is out of bounds", l.Rate, l.Unit, l.Burst)
+	}
+	return nil
+}
+
+// lookup in a verdict map.
+func (k *checker) lookup(r *ruleset.Rule) error {
+	if r.Verdict != (ruleset.Verdict{}) {
+		return fmt.Errorf("both a map and %s", r.Verdict)
+	}
+	m := k.maps[r.VMap.Map]
+	if m == nil || !holds(m.Type, r.VMap.Key) {
+		return fmt.Errorf("%s vmap @%s: there is no such map of that type", keyName(r.VMap.Key), r.VMap.Map)
+	}
+	if proto := icmpProtocols[r.VMap.Key]; proto != 0 && protocolOf(r.Matches) != proto {
+		return fmt.Errorf("%s vmap @%s: the rule does not ask for protocol %d before", r.VMap.Key, r.VMap.Map, proto)
+	}
+	return nil
 }
 
 func (k *checker) match(m *ruleset.Match) error {
@@ -248,14 +312,22 @@ func (k *checker) match(m *ruleset.Match) error {
 		return nil
 	case !single:
 		return fmt.Errorf("%s compares with sets only", keyName(m.Key))
-	case m.Key == ruleset.KeyCTState && m.Elem.Num == 0:
-		return fmt.Errorf("no state of ct state")
-	case m.Key == ruleset.KeyMark && m.Elem.Num&^m.Elem.Mask != 0:
-		return fmt.Errorf("no mark under mask %#x is %#x", m.Elem.Mask, m.Elem.Num)
 	}
 	e := m.Elem
-	if m.Key == ruleset.KeyMark {
+	switch m.Key {
+	case ruleset.KeyCTState, ruleset.KeyCTStatus:
+		if e.Num == 0 {
+			return fmt.Errorf("no bit of %s", m.Key)
+		}
+	case ruleset.KeyMark, ruleset.KeyCTMark:
+		if e.Num&^e.Mask != 0 {
+			return fmt.Errorf("no mark under mask %#x is %#x", e.Mask, e.Num)
+		}
 		e.Mask = 0
+	case ruleset.KeySAddrType:
+		if e.Num > maxAddrType {
+			return fmt.Errorf("there is no type %d of addresses", e.Num)
+		}
 	}
 	if err := f.fits(e, true); err != nil {
 		return fmt.Errorf("%s: %w", m.Key, err)
@@ -286,6 +358,10 @@ func holds(t ruleset.Type, k ruleset.Key) bool {
 		return t == ruleset.TypeIPv4Port
 	case ruleset.KeyIP6SAddrPort, ruleset.KeyIP6DAddrPort:
 		return t == ruleset.TypeIPv6Port
+	case ruleset.KeyIIFNameIPSAddr:
+		return t == ruleset.TypeIfaceIPv4
+	case ruleset.KeyIIFNameIP6SAddr:
+		return t == ruleset.TypeIfaceIPv6
 	case ruleset.KeyICMPType:
 		return t == ruleset.TypeICMP
 	case ruleset.KeyICMPv6Type:

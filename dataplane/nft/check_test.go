@@ -29,6 +29,9 @@ func TestCheck(t *testing.T) {
 	match := func(k ruleset.Key, e ruleset.Elem) func(*ruleset.Table) {
 		return rule(ruleset.Rule{ID: "r", Matches: []ruleset.Match{{Key: k, Elem: e}}})
 	}
+	limit := func(rate uint64, u ruleset.Unit, burst uint32) ruleset.Rule {
+		return ruleset.Rule{Limit: &ruleset.Limit{Rate: rate, Unit: u, Burst: burst}}
+	}
 	for _, test := range []struct {
 		name  string
 		spoil func(*ruleset.Table)
@@ -84,11 +87,38 @@ func TestCheck(t *testing.T) {
 			vmap(ruleset.TypeICMP)(t)
 			rule(ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyICMPType, Map: "m"}})(t)
 		}, "does not ask for protocol 1"},
+		{"a star in a set", set(ruleset.TypeIface, false, ruleset.Elem{Iface: "cali*"}), `set s: "cali*": a set has whole interface names`},
+		{"a star with an address", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{Iface: "e*", From: a, To: a}), "set s: "},
+		{"an interface with an address", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{Iface: "eth0", From: a, To: a}), ""},
+		{"an interface without its address", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{Iface: "eth0"}), "set s: "},
+		{"an interface with a range", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{Iface: "eth0", From: a, To: b}), "set s: "},
+		{"an interface with an address and a port", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{Iface: "eth0", From: a, To: a, Port: 1}), "set s: "},
+		{"an interface with the other family", set(ruleset.TypeIfaceIPv6, false, ruleset.Elem{Iface: "eth0", From: a, To: a}), "set s: "},
+		{"an address without its interface", set(ruleset.TypeIfaceIPv4, false, ruleset.Elem{From: a, To: a}), "set s: "},
+		{"a star alone", match(ruleset.KeyIIFName, ruleset.Elem{Iface: "*"}), "iifname: "},
+		{"a star amid", match(ruleset.KeyOIFName, ruleset.Elem{Iface: "c*i"}), "oifname: "},
+		{"two stars", match(ruleset.KeyOIFName, ruleset.Elem{Iface: "c**"}), "oifname: "},
+		{"a star at the end", match(ruleset.KeyIIFName, ruleset.Elem{Iface: "exactly15bytes*"}), ""},
+		{"a long star", match(ruleset.KeyIIFName, ruleset.Elem{Iface: "exactly15bytes!*"}), "iifname: "},
+		{"an interface's address as a value", match(ruleset.KeyIIFNameIPSAddr, ruleset.Elem{Iface: "eth0", From: a, To: a}), "compares with sets only"},
+		{"no status", match(ruleset.KeyCTStatus, ruleset.Elem{}), "no bit of ct status"},
+		{"type 12 of addresses", match(ruleset.KeySAddrType, ruleset.Elem{Num: 12}), "no type 12"},
+		{"a ct mark outside its mask", match(ruleset.KeyCTMark, ruleset.Elem{Num: 3, Mask: 1}), "no mark under mask 0x1 is 0x3"},
+		{"a ct mark", match(ruleset.KeyCTMark, ruleset.Elem{Num: 1, Mask: 3}), ""},
+		{"a mark both set and cleared", rule(ruleset.Rule{Mark: &ruleset.SetMark{Set: 1, Clear: 2}}), "setting bits or by clearing"},
+		{"a mark as it was", rule(ruleset.Rule{Mark: &ruleset.SetMark{}}), "setting bits or by clearing"},
+		{"a limit of none", rule(limit(0, ruleset.Second, 1)), "a limit of 0 packets"},
+		{"a limit without burst", rule(limit(1, ruleset.Second, 0)), "a burst of 0"},
+		{"a limit a week", rule(limit(1, 604800, 1)), "a limit for each 604800 seconds: the units are [1 60 3600 86400]"},
+		{"a limit without unit", rule(limit(1, 0, 1)), "a limit for each 0 seconds"},
+		{"a limit finer than the clock", rule(limit(1e9+1, ruleset.Second, 1)), "out of bounds"},
+		{"the largest rate", rule(limit(1e9, ruleset.Second, math.MaxUint32)), ""},
+		{"a burst of a thousand years", rule(limit(1, ruleset.Day, math.MaxUint32)), "out of bounds"},
 		{"an unknown key", match(99, ruleset.Elem{}), "key 99"},
 		{"an unknown key of a set", rule(ruleset.Rule{Matches: []ruleset.Match{{Key: 99, Set: "s"}}}), "key 99 @s"},
 		{"a concatenation of values", match(ruleset.KeyIPSAddrPort, ruleset.Elem{}), "compares with sets only"},
 		{"protocol 256", match(ruleset.KeyL4Proto, ruleset.Elem{Num: 256}), "meta l4proto: "},
-		{"no state", match(ruleset.KeyCTState, ruleset.Elem{}), "no state"},
+		{"no state", match(ruleset.KeyCTState, ruleset.Elem{}), "no bit of ct state"},
 		{"a mark outside its mask", match(ruleset.KeyMark, ruleset.Elem{Num: 3, Mask: 1}), "no mark under mask 0x1 is 0x3"},
 		{"a mark", match(ruleset.KeyMark, ruleset.Elem{Num: 1, Mask: 3}), ""},
 		{"a range of addresses", match(ruleset.KeyIPSAddr, addrElem(a, b)), ""},

@@ -332,13 +332,22 @@ func sameExprs(a, b []expr.Any) bool {
 type ruleReader struct {
 	in    []expr.Any
 	rule  ruleset.Rule
-	fixed int // so many matches stand before a counter or log statement, and are not implied by what stands behind it
+	fixed int // so many matches stand before a statement, and are not implied by what stands behind it
 }
 
 func (d *ruleReader) statement() error {
+	if m, ok := readSetMark(d.in); ok {
+		d.rule.Mark, d.fixed, d.in = m, len(d.rule.Matches), d.in[3:]
+		return nil
+	}
 	switch e := d.in[0].(type) {
 	case *expr.Counter:
 		d.rule.Counter, d.fixed = true, len(d.rule.Matches)
+	case *expr.Limit:
+		d.fixed = len(d.rule.Matches)
+		d.rule.Limit = &ruleset.Limit{Rate: e.Rate, Unit: ruleset.Unit(e.Unit), Burst: e.Burst}
+	case *expr.Notrack:
+		d.rule.NoTrack, d.fixed = true, len(d.rule.Matches)
 	case *expr.Log:
 		d.fixed = len(d.rule.Matches)
 		d.rule.Log = &ruleset.LogStmt{Prefix: string(e.Data)}
@@ -358,6 +367,20 @@ func (d *ruleReader) statement() error {
 	}
 	d.in = d.in[1:]
 	return nil
+}
+
+// readSetMark is the opposite of setMark.
+func readSetMark(in []expr.Any) (*ruleset.SetMark, bool) {
+	b, ok := at(in, 1).(*expr.Bitwise)
+	store, stores := at(in, 2).(*expr.Meta)
+	if !ok || !stores || !store.SourceRegister || len(b.Mask) != 4 || len(b.Xor) != 4 {
+		return nil, false
+	}
+	m := &ruleset.SetMark{Set: binary.NativeEndian.Uint32(b.Xor)}
+	if m.Set == 0 {
+		m.Clear = ^binary.NativeEndian.Uint32(b.Mask)
+	}
+	return m, true
 }
 
 // comparison reads a load and what is asked of it.
@@ -429,10 +452,10 @@ func readMasked(m *ruleset.Match, f field, mask, value []byte) (ok bool) {
 	switch {
 	case len(mask) != f.size || len(value) != f.size:
 		return false
-	case m.Key == ruleset.KeyCTState:
+	case m.Key == ruleset.KeyCTState, m.Key == ruleset.KeyCTStatus:
 		m.Not = !m.Not
 		m.Elem, ok = f.elem(mask, mask)
-	case m.Key == ruleset.KeyMark:
+	case m.Key == ruleset.KeyMark, m.Key == ruleset.KeyCTMark:
 		m.Elem, ok = f.elem(value, value)
 		m.Elem.Mask = binary.NativeEndian.Uint32(mask)
 	case f.value == addr:
@@ -448,7 +471,7 @@ func readMasked(m *ruleset.Match, f field, mask, value []byte) (ok bool) {
 // keyAt finds the key that the expressions load, and how many expressions that takes; 0 when it is none of ours.
 func keyAt(in []expr.Any) (ruleset.Key, int) {
 	for key, parts := range concats {
-		if len(in) > len(parts) && !slices.ContainsFunc([]int{0, 1, 2}, func(i int) bool { return !sameLoad(in[i], fields[parts[i].key]) }) {
+		if len(in) > len(parts) && slices.EqualFunc(in[:len(parts)], parts, func(e expr.Any, p part) bool { return sameLoad(e, fields[p.key]) }) {
 			return key, len(parts)
 		}
 	}
@@ -468,6 +491,9 @@ func sameLoad(e expr.Any, f field) bool {
 	case *expr.Ct:
 		want, ok := f.load.(*expr.Ct)
 		return ok && !have.SourceRegister && have.Key == want.Key
+	case *expr.Fib:
+		want, ok := f.load.(*expr.Fib)
+		return ok && have.FlagSADDR == want.FlagSADDR && have.ResultADDRTYPE == want.ResultADDRTYPE
 	case *expr.Payload:
 		want, ok := f.load.(*expr.Payload)
 		return ok && have.Base == want.Base && have.Offset == want.Offset && have.Len == want.Len

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -188,12 +189,7 @@ func exprs(r *ruleset.Rule) []expr.Any {
 	for i := range r.Matches {
 		b.match(&r.Matches[i], r.Matches[:i])
 	}
-	if r.Counter {
-		b.add(&expr.Counter{})
-	}
-	if r.Log != nil {
-		b.add(&expr.Log{Key: logKey, Level: expr.LogLevelInfo, Data: []byte(r.Log.Prefix)})
-	}
+	b.statements(r)
 	switch {
 	case r.VMap != nil:
 		b.load(r.VMap.Key, r.Matches)
@@ -204,6 +200,35 @@ func exprs(r *ruleset.Rule) []expr.Any {
 		b.add(verdict(r.Verdict))
 	}
 	return b.out
+}
+
+// statements are what the rule does before its verdict.
+func (b *ruleBuilder) statements(r *ruleset.Rule) {
+	if r.Counter {
+		b.add(&expr.Counter{})
+	}
+	if l := r.Limit; l != nil {
+		b.add(&expr.Limit{Type: expr.LimitTypePkts, Rate: l.Rate, Unit: expr.LimitTime(l.Unit), Burst: l.Burst})
+	}
+	if r.Log != nil {
+		b.add(&expr.Log{Key: logKey, Level: expr.LogLevelInfo, Data: []byte(r.Log.Prefix)})
+	}
+	if r.Mark != nil {
+		b.add(setMark(r.Mark)...)
+	}
+	if r.NoTrack {
+		b.add(&expr.Notrack{})
+	}
+}
+
+// setMark keeps the other bits of the packet's mark: mark & ^(Set|Clear) ^ Set.
+func setMark(m *ruleset.SetMark) []expr.Any {
+	native := binary.NativeEndian.AppendUint32
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(nil, ^(m.Set | m.Clear)), Xor: native(nil, m.Set)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+	}
 }
 
 // reject with "port unreachable", as the packet's family says it, where the rule tells the family.
@@ -251,9 +276,9 @@ func compare(m *ruleset.Match) []expr.Any {
 	from, to := f.bytes(m.Elem)
 	mask, isPrefix := maskOf(from, to)
 	switch {
-	case m.Key == ruleset.KeyCTState: // one of the bits is set, or none
+	case m.Key == ruleset.KeyCTState, m.Key == ruleset.KeyCTStatus: // one of the bits is set, or none
 		return []expr.Any{masked(from), &expr.Cmp{Op: op(!m.Not), Register: 1, Data: make([]byte, f.size)}}
-	case m.Key == ruleset.KeyMark:
+	case m.Key == ruleset.KeyMark, m.Key == ruleset.KeyCTMark:
 		mask, _ := f.bytes(ruleset.Elem{Num: m.Elem.Mask})
 		return []expr.Any{masked(mask), &expr.Cmp{Op: op(m.Not), Register: 1, Data: from}}
 	case bytes.Equal(from, to):

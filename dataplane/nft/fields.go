@@ -28,7 +28,7 @@ const (
 	native                  // Num, in the machine's order
 	addr                    // From, To
 	port                    // Port, PortTo
-	ifname                  // Iface, NUL to 16 bytes
+	ifname                  // Iface, NUL to 16 bytes; or what stands before its star
 )
 
 const ifnameSize = 16
@@ -59,6 +59,9 @@ var fields = map[ruleset.Key]field{
 	ruleset.KeyICMPv6Code: {transport(1, 1), 1, number, 0},
 	ruleset.KeyCTState:    {&expr.Ct{Key: expr.CtKeySTATE}, 4, native, 0},
 	ruleset.KeyMark:       {meta(expr.MetaKeyMARK), 4, native, 0},
+	ruleset.KeyCTMark:     {&expr.Ct{Key: expr.CtKeyMARK}, 4, native, 0},
+	ruleset.KeyCTStatus:   {&expr.Ct{Key: expr.CtKeySTATUS}, 4, native, 0},
+	ruleset.KeySAddrType:  {&expr.Fib{FlagSADDR: true, ResultADDRTYPE: true}, 4, native, 0},
 }
 
 // concats are the keys that are several fields side by side, and the registers that nft puts them in.
@@ -67,6 +70,9 @@ var concats = map[ruleset.Key][]part{
 	ruleset.KeyIPDAddrPort:  {{ruleset.KeyIPDAddr, 1}, {ruleset.KeyL4Proto, 9}, {ruleset.KeyDPort, 10}},
 	ruleset.KeyIP6SAddrPort: {{ruleset.KeyIP6SAddr, 1}, {ruleset.KeyL4Proto, 2}, {ruleset.KeySPort, 13}},
 	ruleset.KeyIP6DAddrPort: {{ruleset.KeyIP6DAddr, 1}, {ruleset.KeyL4Proto, 2}, {ruleset.KeyDPort, 13}},
+
+	ruleset.KeyIIFNameIPSAddr:  {{ruleset.KeyIIFName, 1}, {ruleset.KeyIPSAddr, 2}},
+	ruleset.KeyIIFNameIP6SAddr: {{ruleset.KeyIIFName, 1}, {ruleset.KeyIP6SAddr, 2}},
 }
 
 type part struct {
@@ -81,6 +87,8 @@ func (f field) loadInto(register uint32) expr.Any {
 		return &expr.Meta{Key: l.Key, Register: register}
 	case *expr.Ct:
 		return &expr.Ct{Key: l.Key, Register: register}
+	case *expr.Fib:
+		return &expr.Fib{FlagSADDR: l.FlagSADDR, ResultADDRTYPE: l.ResultADDRTYPE, Register: register}
 	case *expr.Payload:
 		return &expr.Payload{Base: l.Base, Offset: l.Offset, Len: l.Len, DestRegister: register}
 	}
@@ -95,8 +103,12 @@ func (f field) bytes(e ruleset.Elem) (from, to []byte) {
 	case port:
 		return binary.BigEndian.AppendUint16(nil, e.Port), binary.BigEndian.AppendUint16(nil, e.PortTo)
 	case ifname:
-		b := make([]byte, ifnameSize)
-		copy(b, e.Iface)
+		b := []byte(e.Iface)
+		if before, star := strings.CutSuffix(e.Iface, "*"); star {
+			b = []byte(before)
+		} else {
+			b = append(b, make([]byte, ifnameSize-len(b))...)
+		}
 		return b, b
 	case native:
 		b := binary.NativeEndian.AppendUint32(nil, e.Num)
@@ -108,6 +120,9 @@ func (f field) bytes(e ruleset.Elem) (from, to []byte) {
 
 // elem is the opposite of bytes.
 func (f field) elem(from, to []byte) (e ruleset.Elem, ok bool) {
+	if f.value == ifname && len(from) > 0 && len(from) < f.size {
+		return ruleset.Elem{Iface: string(from) + "*"}, true
+	}
 	if len(from) != f.size || len(to) != f.size {
 		return e, false
 	}
@@ -141,20 +156,31 @@ func single(t nftables.SetDatatype, size int, v valueKind) setType {
 }
 
 func addrPort(t nftables.SetDatatype, size int) setType {
-	// three types always fit into one: the error is for more than five
-	key, _ := nftables.ConcatSetType(t, nftables.TypeInetProto, nftables.TypeInetService)
+	key := concatenated(t, nftables.TypeInetProto, nftables.TypeInetService)
 	return setType{key, []field{{size: size, value: addr}, {size: 1, value: number}, {size: 2, value: port}}}
 }
 
+func ifaceAddr(t nftables.SetDatatype, size int) setType {
+	return setType{concatenated(nftables.TypeIFName, t), []field{{size: ifnameSize, value: ifname}, {size: size, value: addr}}}
+}
+
+// concatenated types of a set. Two or three always fit into one: the library's error is for more than five.
+func concatenated(types ...nftables.SetDatatype) nftables.SetDatatype {
+	key, _ := nftables.ConcatSetType(types...)
+	return key
+}
+
 var setTypes = map[ruleset.Type]setType{
-	ruleset.TypeIPv4:     single(nftables.TypeIPAddr, 4, addr),
-	ruleset.TypeIPv6:     single(nftables.TypeIP6Addr, 16, addr),
-	ruleset.TypePort:     single(nftables.TypeInetService, 2, port),
-	ruleset.TypeIPv4Port: addrPort(nftables.TypeIPAddr, 4),
-	ruleset.TypeIPv6Port: addrPort(nftables.TypeIP6Addr, 16),
-	ruleset.TypeIface:    single(nftables.TypeIFName, ifnameSize, ifname),
-	ruleset.TypeICMP:     single(nftables.TypeICMPType, 1, number),
-	ruleset.TypeICMPv6:   single(nftables.TypeICMP6Type, 1, number),
+	ruleset.TypeIfaceIPv4: ifaceAddr(nftables.TypeIPAddr, 4),
+	ruleset.TypeIfaceIPv6: ifaceAddr(nftables.TypeIP6Addr, 16),
+	ruleset.TypeIPv4:      single(nftables.TypeIPAddr, 4, addr),
+	ruleset.TypeIPv6:      single(nftables.TypeIP6Addr, 16, addr),
+	ruleset.TypePort:      single(nftables.TypeInetService, 2, port),
+	ruleset.TypeIPv4Port:  addrPort(nftables.TypeIPAddr, 4),
+	ruleset.TypeIPv6Port:  addrPort(nftables.TypeIP6Addr, 16),
+	ruleset.TypeIface:     single(nftables.TypeIFName, ifnameSize, ifname),
+	ruleset.TypeICMP:      single(nftables.TypeICMPType, 1, number),
+	ruleset.TypeICMPv6:    single(nftables.TypeICMP6Type, 1, number),
 }
 
 // bytes of an element's ends. Each part of a concatenation fills whole registers of four bytes.
@@ -174,8 +200,13 @@ func (t setType) bytes(e ruleset.Elem) (from, to []byte) {
 
 func padded(b []byte) []byte { return append(b, make([]byte, (4-len(b)%4)%4)...) }
 
-// elem is the opposite of bytes.
-func (t setType) elem(from, to []byte) (e ruleset.Elem, ok bool) {
+// elem is the opposite of bytes. In a set a star is no wildcard, and a name that has one is none of ours.
+func (t setType) elem(from, to []byte) (ruleset.Elem, bool) {
+	e, ok := t.partsOf(from, to)
+	return e, ok && !strings.Contains(e.Iface, "*")
+}
+
+func (t setType) partsOf(from, to []byte) (e ruleset.Elem, ok bool) {
 	if len(t.parts) == 1 {
 		return t.parts[0].elem(from, to)
 	}
@@ -193,6 +224,8 @@ func (t setType) elem(from, to []byte) (e ruleset.Elem, ok bool) {
 			e.From, e.To = p.From, p.To
 		case port:
 			e.Port, e.PortTo = p.Port, p.PortTo
+		case ifname:
+			e.Iface = p.Iface
 		default:
 			e.Proto = uint8(p.Num)
 		}

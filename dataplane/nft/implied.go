@@ -18,8 +18,10 @@ import (
 
 // addrFamily of a field: that of its address, or 0.
 func addrFamily(k ruleset.Key) uint32 {
-	if parts, ok := concats[k]; ok {
-		k = parts[0].key
+	for _, p := range concats[k] {
+		if f := fields[p.key].family; f != 0 {
+			return f
+		}
 	}
 	return fields[k].family
 }
@@ -85,10 +87,15 @@ func spelledOut(r *ruleset.Rule) []ruleset.Match {
 	for _, m := range r.Matches {
 		out = append(lead(out, m.Key), m)
 	}
-	if r.VMap != nil && !r.Counter && r.Log == nil { // what is counted and logged stays as it is
+	if r.VMap != nil && !acts(r) { // what stands before a statement stays as it is
 		out = withoutImplied(out, r.VMap.Key)
 	}
 	return out
+}
+
+// acts tells whether the rule does something between its matches and its verdict.
+func acts(r *ruleset.Rule) bool {
+	return r.Counter || r.Limit != nil || r.Log != nil || r.Mark != nil || r.NoTrack
 }
 
 // lead gives what must stand before a field that is compared.

@@ -185,6 +185,8 @@ func everyRule() *ruleset.Table {
 		{Name: "a4", Type: ruleset.TypeIPv4, Elems: []ruleset.Elem{one(a4), one(b4)}},
 		{Name: "a6", Type: ruleset.TypeIPv6, Elems: []ruleset.Elem{one(a6)}},
 		{Name: "i6", Type: ruleset.TypeICMPv6, Elems: []ruleset.Elem{{Num: 133}, {Num: 135}}},
+		{Name: "ia4", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "eth0", From: a4, To: a4}, {Iface: "exactly15bytes!", From: a4, To: a4}}},
+		{Name: "ia6", Type: ruleset.TypeIfaceIPv6, Elems: []ruleset.Elem{{Iface: "eth0", From: a6, To: a6}}},
 		{Name: "ic", Type: ruleset.TypeICMP, Elems: []ruleset.Elem{{Num: 8}}},
 		{Name: "if", Type: ruleset.TypeIface, Elems: []ruleset.Elem{{Iface: "a.b-c_d:e"}, {Iface: "eth0"}}},
 		{Name: "n4", Type: ruleset.TypeIPv4, Interval: true, Elems: []ruleset.Elem{one(netip.MustParseAddr("0.0.0.0")), span(a4, b4), span(b4.Next(), netip.MustParseAddr("10.0.0.12")), span(netip.MustParseAddr("240.0.0.0"), max4)}},
@@ -196,6 +198,7 @@ func everyRule() *ruleset.Table {
 		{Name: "m4", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{{Key: one(a4), Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}, {Key: one(b4), Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}},
 		{Name: "m6", Type: ruleset.TypeIPv6, Entries: []ruleset.Entry{{Key: one(a6), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}, {Key: one(b6), Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}},
 		{Name: "mi", Type: ruleset.TypeIface, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
+		{Name: "mia", Type: ruleset.TypeIfaceIPv4, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0", From: a4, To: a4}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
 	}}
 	proto := func(n uint32) ruleset.Match {
 		return ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: n}}
@@ -214,7 +217,13 @@ func everyRule() *ruleset.Table {
 		switch k {
 		case ruleset.KeyIIFName, ruleset.KeyOIFName:
 			value(ruleset.Elem{Iface: "eth0"})
+			value(ruleset.Elem{Iface: "cali*"})
+			value(ruleset.Elem{Iface: "e*"})
 			set("if")
+		case ruleset.KeyIIFNameIPSAddr:
+			set("ia4")
+		case ruleset.KeyIIFNameIP6SAddr:
+			set("ia6")
 		case ruleset.KeyNFProto:
 			value(ruleset.Elem{Num: 10})
 		case ruleset.KeyL4Proto:
@@ -252,7 +261,11 @@ func everyRule() *ruleset.Table {
 			value(ruleset.Elem{Num: 3}, ruleset.Match{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 10}}, proto(58))
 		case ruleset.KeyCTState:
 			value(ruleset.Elem{Num: ruleset.CTEstablished | ruleset.CTRelated})
-		case ruleset.KeyMark:
+		case ruleset.KeyCTStatus:
+			value(ruleset.Elem{Num: ruleset.CTStatusDNAT})
+		case ruleset.KeySAddrType:
+			value(ruleset.Elem{Num: ruleset.AddrLocal})
+		case ruleset.KeyMark, ruleset.KeyCTMark:
 			value(ruleset.Elem{Num: 0x10, Mask: 0xf0})
 		default:
 			panic(fmt.Sprintf("no case for key %s", k))
@@ -260,6 +273,11 @@ func everyRule() *ruleset.Table {
 	}
 	rules = append(rules,
 		ruleset.Rule{Log: &ruleset.LogStmt{Prefix: "a prefix: "}, Counter: true},
+		ruleset.Rule{Limit: &ruleset.Limit{Rate: 10, Unit: ruleset.Minute, Burst: 7}, Counter: true},
+		ruleset.Rule{Mark: &ruleset.SetMark{Set: 0x10000}},
+		ruleset.Rule{Mark: &ruleset.SetMark{Clear: 0x10000}, Verdict: ruleset.Verdict{Kind: ruleset.Accept}},
+		ruleset.Rule{ID: "all at once", Matches: []ruleset.Match{proto(17)}, Counter: true, Limit: &ruleset.Limit{Rate: 1, Unit: ruleset.Day, Burst: 1},
+			Log: &ruleset.LogStmt{Prefix: "p"}, Mark: &ruleset.SetMark{Set: 3}, VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIPSAddr, Map: "mia"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIPSAddr, Map: "m4"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIP6DAddr, Map: "m6"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "mi"}, Matches: []ruleset.Match{{Key: ruleset.KeyIIFName, Not: true, Elem: ruleset.Elem{Iface: "lo"}}}},
@@ -273,9 +291,14 @@ func everyRule() *ruleset.Table {
 		rules = append(rules, ruleset.Rule{Matches: []ruleset.Match{proto(6)}, Verdict: v})
 	}
 	t.Chains = []ruleset.Chain{{Name: "every", Rules: rules}, {Name: "x/y"}}
+	for _, h := range []string{"prerouting", "output"} {
+		t.Chains = append(t.Chains, ruleset.Chain{Name: "raw-" + h, Hook: h, Priority: -300, Rules: []ruleset.Rule{
+			{NoTrack: true},
+			{Matches: []ruleset.Match{proto(6)}, Counter: true, Mark: &ruleset.SetMark{Set: 1}, NoTrack: true, Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}})
+	}
 	for i, h := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
 		to := "every"
-		if h == "prerouting" || h == "postrouting" { // where the kernel has no reject
+		if h == "postrouting" { // where the kernel has no reject
 			to = "x/y"
 		}
 		t.Chains = append(t.Chains, ruleset.Chain{Name: h, Hook: h, Priority: i - 20, Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: to}}}})
@@ -425,15 +448,14 @@ func TestForeignTableIsReplaced(t *testing.T) {
 
 // refused are tables that only the kernel knows to be wrong.
 func refused() map[string]*ruleset.Table {
-	circle, reject := small(2), small(2)
+	circle, toBase := small(2), small(2)
 	circle.Sets = append(circle.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: []ruleset.Elem{{Port: 1, PortTo: 1}}})
 	circle.Chains = append(circle.Chains,
 		ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "y"}}}},
 		ruleset.Chain{Name: "y", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}}}})
 	circle.Chains[0].Rules = append(circle.Chains[0].Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}})
-	reject.Chains = append(reject.Chains, ruleset.Chain{Name: "post", Hook: "postrouting",
-		Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Reject}}}})
-	return map[string]*ruleset.Table{"a circle of jumps": circle, "reject where there is none": reject}
+	toBase.Chains = append(toBase.Chains, ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "out"}}}})
+	return map[string]*ruleset.Table{"a circle of jumps": circle, "a jump to a base chain": toBase}
 }
 
 // After a transaction that the kernel refuses it has what it had, be that nothing; and the Conn works on, and owns its table.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,7 @@ var (
 	poolPort  = []uint16{0, 1, 2, 80, 81, 82, 443, 1000, 65534, 65535}
 	poolProto = []uint8{1, 6, 17, 58, 132, 255}
 	poolIface = []string{"a", "eth0", "eth1", "exactly15bytes!", "lo"}
+	poolStar  = []string{"c*", "cali*", "calico.*", "exactly15bytes*"}
 	poolICMP  = []uint32{0, 3, 8, 128, 255}
 )
 
@@ -98,6 +100,13 @@ func elems(rt *rapid.T, t ruleset.Type, interval bool) (out []ruleset.Elem) {
 			p := draw(rt, "port", poolPort...)
 			out = append(out, ruleset.Elem{From: a, To: a, Proto: draw(rt, "proto", poolProto...), Port: p, PortTo: p})
 		}
+	case ruleset.TypeIfaceIPv4, ruleset.TypeIfaceIPv6:
+		pool := map[ruleset.Type][]netip.Addr{ruleset.TypeIfaceIPv4: pool4, ruleset.TypeIfaceIPv6: pool6}[t]
+		for _, a := range some(rt, pool) {
+			for _, n := range some(rt, poolIface) {
+				out = append(out, ruleset.Elem{From: a, To: a, Iface: n})
+			}
+		}
 	}
 	return out
 }
@@ -132,7 +141,7 @@ func (g *tables) table(rt *rapid.T) *ruleset.Table {
 			g.count("hook", c.Hook)
 		}
 		for range rapid.IntRange(0, 4).Draw(rt, "rules") {
-			c.Rules = append(c.Rules, g.rule(rt, t, plain, c.Hook))
+			c.Rules = append(c.Rules, g.rule(rt, t, plain, &c))
 		}
 		if c.Hook == "" {
 			plain = append(plain, c.Name)
@@ -164,7 +173,7 @@ func (g *tables) entries(rt *rapid.T, typ ruleset.Type, leaves []string) (out []
 	return out
 }
 
-func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook string) ruleset.Rule {
+func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, in *ruleset.Chain) ruleset.Rule {
 	r := ruleset.Rule{Counter: rapid.Bool().Draw(rt, "counter")}
 	r.ID = ruleset.RuleID(draw(rt, "id", "", "gnp/a ingress 1", "ünïcode", strings.Repeat("x", 128)))
 	for range rapid.IntRange(0, 3).Draw(rt, "matches") {
@@ -173,9 +182,10 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 	if g.plausible {
 		r.Matches = onceOnly(r.Matches)
 	}
-	if rapid.IntRange(0, 3).Draw(rt, "log") == 0 {
-		r.Log = &ruleset.LogStmt{Prefix: draw(rt, "prefix", "a: ", strings.Repeat("y", 127))}
-		g.count("log", len(r.Log.Prefix))
+	g.statements(rt, &r)
+	// A plain chain may be reached from everywhere.
+	if r.NoTrack = in.Priority == -400 && (in.Hook == "prerouting" || in.Hook == "output") && rapid.Bool().Draw(rt, "notrack"); r.NoTrack {
+		g.count("notrack in", in.Hook)
 	}
 	if i := rapid.IntRange(-1, len(t.Maps)-1).Draw(rt, "vmap"); i >= 0 {
 		return g.lookup(rt, r, &t.Maps[i])
@@ -189,14 +199,36 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, hook strin
 		}
 		r.Verdict.Chain = draw(rt, "chain", chains...)
 	case ruleset.Reject:
-		// The kernel rejects in three hooks only, and a plain chain may be reached from all.
-		if !slices.Contains([]string{"input", "forward", "output"}, hook) {
+		if in.Hook == "" || in.Hook == "postrouting" {
 			r.Verdict.Kind = ruleset.Accept
+			break
 		}
+		g.count("reject in", in.Hook)
 	}
 	g.count("verdict", r.Verdict.Kind)
-	r.Counter = r.Counter || len(r.Matches) == 0 && r.Log == nil && r.Verdict.Kind == ruleset.Continue // nft has no rule of nothing
+	if reflect.DeepEqual(r, ruleset.Rule{ID: r.ID}) { // nft has no rule of nothing
+		r.Counter = true
+	}
 	return r
+}
+
+// statements of a rule; but for the counter, each is rare.
+func (g *tables) statements(rt *rapid.T, r *ruleset.Rule) {
+	rare := func(what string) bool { return rapid.IntRange(0, 3).Draw(rt, what) == 0 }
+	if rare("limit") {
+		r.Limit = &ruleset.Limit{Rate: draw[uint64](rt, "rate", 1, 100, 1e9), Burst: draw[uint32](rt, "burst", 1, 5, 1<<16),
+			Unit: draw(rt, "unit", ruleset.Second, ruleset.Minute, ruleset.Hour, ruleset.Day)}
+		g.count("limit per", r.Limit.Unit)
+	}
+	if rare("log") {
+		r.Log = &ruleset.LogStmt{Prefix: draw(rt, "prefix", "a: ", strings.Repeat("y", 127))}
+		g.count("log", len(r.Log.Prefix))
+	}
+	if rare("mark") {
+		bits, set := draw[uint32](rt, "bits", 1, 0x10000, 0xff00ff, 1<<31), rapid.Bool().Draw(rt, "set")
+		r.Mark = map[bool]*ruleset.SetMark{true: {Set: bits}, false: {Clear: bits}}[set]
+		g.count("mark set", set)
+	}
 }
 
 // lookup makes the rule end in a map.
@@ -239,10 +271,10 @@ func contradicts(matches []ruleset.Match) bool {
 	families, protocols := map[uint32]bool{}, map[uint32]bool{}
 	ports, portless := false, false
 	for _, m := range matches {
-		switch word, _, _ := strings.Cut(m.Key.String(), " "); {
-		case word == "ip":
+		switch words := strings.Fields(m.Key.String()); {
+		case slices.Contains(words, "ip"):
 			families[2] = true
-		case word == "ip6":
+		case slices.Contains(words, "ip6"):
 			families[10] = true
 		case m.Key == ruleset.KeyNFProto && m.Not:
 			families[2+10-m.Elem.Num] = true
@@ -262,6 +294,7 @@ var keysOf = map[ruleset.Type][]ruleset.Key{
 	ruleset.TypeIPv4: {ruleset.KeyIPSAddr, ruleset.KeyIPDAddr}, ruleset.TypeIPv6: {ruleset.KeyIP6SAddr, ruleset.KeyIP6DAddr},
 	ruleset.TypePort:     {ruleset.KeySPort, ruleset.KeyDPort},
 	ruleset.TypeIPv4Port: {ruleset.KeyIPSAddrPort, ruleset.KeyIPDAddrPort}, ruleset.TypeIPv6Port: {ruleset.KeyIP6SAddrPort, ruleset.KeyIP6DAddrPort},
+	ruleset.TypeIfaceIPv4: {ruleset.KeyIIFNameIPSAddr}, ruleset.TypeIfaceIPv6: {ruleset.KeyIIFNameIP6SAddr},
 	ruleset.TypeIface: {ruleset.KeyIIFName, ruleset.KeyOIFName}, ruleset.TypeICMP: {ruleset.KeyICMPType}, ruleset.TypeICMPv6: {ruleset.KeyICMPv6Type},
 }
 
@@ -280,6 +313,9 @@ func (g *tables) match(rt *rapid.T, t *ruleset.Table) (out []ruleset.Match) {
 		m.Key, m.Elem = value(rt)
 	}
 	g.count("match", fmt.Sprint(m.Key, m.Not, m.Set != ""))
+	if strings.HasSuffix(m.Elem.Iface, "*") {
+		g.count("star", fmt.Sprint(m.Key, m.Not))
+	}
 	if protocol(m.Key).Elem.Num != 0 {
 		out = append(out, protocol(m.Key))
 	}
@@ -292,7 +328,7 @@ func value(rt *rapid.T) (ruleset.Key, ruleset.Elem) {
 	one := func(e []ruleset.Elem) ruleset.Elem { return draw(rt, "value", e...) }
 	switch k {
 	case ruleset.KeyIIFName, ruleset.KeyOIFName:
-		return k, ruleset.Elem{Iface: draw(rt, "name", poolIface...)}
+		return k, ruleset.Elem{Iface: draw(rt, "name", slices.Concat(poolIface, poolStar)...)}
 	case ruleset.KeyNFProto:
 		return k, ruleset.Elem{Num: draw[uint32](rt, "family", 2, 10)}
 	case ruleset.KeyL4Proto:
@@ -307,9 +343,16 @@ func value(rt *rapid.T) (ruleset.Key, ruleset.Elem) {
 		return k, ruleset.Elem{Num: draw(rt, "icmp", poolICMP...)}
 	case ruleset.KeyCTState:
 		return k, ruleset.Elem{Num: draw[uint32](rt, "state", ruleset.CTInvalid, ruleset.CTNew|ruleset.CTUntracked, ruleset.CTEstablished|ruleset.CTRelated)}
+	case ruleset.KeyCTStatus:
+		return k, ruleset.Elem{Num: draw[uint32](rt, "status", ruleset.CTStatusDNAT, 1, 0x10|ruleset.CTStatusDNAT)}
+	case ruleset.KeySAddrType:
+		return k, ruleset.Elem{Num: draw[uint32](rt, "type", 0, 1, ruleset.AddrLocal, 11)}
+	case ruleset.KeyCTMark:
+	default: // a concatenation has no values
+		k = ruleset.KeyMark
 	}
 	mask := draw[uint32](rt, "mask", 1, 0xff00, 0xffffffff)
-	return ruleset.KeyMark, ruleset.Elem{Mask: mask, Num: mask & rapid.Uint32().Draw(rt, "mark")}
+	return k, ruleset.Elem{Mask: mask, Num: mask & rapid.Uint32().Draw(rt, "mark")}
 }
 
 // everything that the generator must have drawn: each key with and without not, with a set where there are sets of it and with a
@@ -325,7 +368,7 @@ func everything() (out []string) {
 		}
 	}
 	for k := range ruleset.Key(ruleset.AllKeys) {
-		if k < ruleset.KeyIPSAddrPort || k > ruleset.KeyIP6DAddrPort {
+		if !strings.Contains(k.String(), " . ") {
 			out = append(out, "match "+fmt.Sprint(k, true, false), "match "+fmt.Sprint(k, false, false))
 		}
 	}
@@ -338,7 +381,14 @@ func everything() (out []string) {
 	for _, h := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
 		out = append(out, "hook "+h)
 	}
-	return append(out, "log 3", "log 127")
+	for _, h := range []string{"prerouting", "input", "forward", "output"} {
+		out = append(out, "reject in "+h)
+	}
+	for _, k := range []ruleset.Key{ruleset.KeyIIFName, ruleset.KeyOIFName} {
+		out = append(out, "star "+fmt.Sprint(k, true), "star "+fmt.Sprint(k, false))
+	}
+	return append(out, "log 3", "log 127", "limit per 1", "limit per 60", "limit per 3600", "limit per 86400", "mark set true", "mark set false",
+		"notrack in prerouting", "notrack in output")
 }
 
 // Any table to any other, with whatever may have happened in between: the kernel then has exactly what was wanted, and a second
