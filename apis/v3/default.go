@@ -10,7 +10,8 @@ import (
 // LabelTier is kept on tiered policies, so that they can be listed by tier (contract §1.14).
 const LabelTier = "projectcalico.org/tier"
 
-// Default fills in what the schema's defaults cannot say: types from rules, the order of a tier, the tier's label.
+// Default fills in what the schema's defaults cannot say: types from rules, the order of a tier, the tier's label,
+// the case of words.
 func Default(obj metav1.Object) {
 	switch o := obj.(type) {
 	case *Tier:
@@ -35,6 +36,8 @@ func Default(obj metav1.Object) {
 	case *StagedKubernetesNetworkPolicy:
 		o.Spec.StagedAction = cmp.Or(o.Spec.StagedAction, StagedActionSet)
 		defaultKubernetes(&o.Spec)
+	case *FelixConfiguration:
+		o.Spec.normal()
 	}
 }
 

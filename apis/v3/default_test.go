@@ -77,6 +77,11 @@ func TestDefault(t *testing.T) {
 		{"HostEndpoint", "spec: {node: n}", "spec: {node: n}"},
 		{"WorkloadEndpoint", "spec: {node: n}", "spec: {node: n}"},
 		{"Profile", "spec: {egress: [{action: Allow}]}", "spec: {egress: [{action: Allow}]}"},
+		{"FelixConfiguration", "spec: {}", "spec: {}"},
+		{"FelixConfiguration", "spec: {defaultEndpointToHostAction: ACCEPT, workloadSourceSpoofing: any, serviceLoopPrevention: '', logPrefix: '', nftablesFilterDenyAction: Nonsense}",
+			"spec: {defaultEndpointToHostAction: Accept, workloadSourceSpoofing: Any, nftablesFilterDenyAction: Nonsense}"},
+		{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [], kubeNodePortRanges: [], logActionRateLimitBurst: 0, wireguardEnabled: true}",
+			"spec: {failsafeInboundHostPorts: [], kubeNodePortRanges: [], logActionRateLimitBurst: 0, wireguardEnabled: true}"},
 	}
 	for _, kind := range []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"} {
 		staged := ""

@@ -23,6 +23,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&HostEndpoint{}, &HostEndpointList{},
 		&WorkloadEndpoint{}, &WorkloadEndpointList{},
 		&Profile{}, &ProfileList{},
+		&FelixConfiguration{}, &FelixConfigurationList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -48,6 +48,8 @@ func Validate(obj metav1.Object) field.ErrorList {
 		v.labelsToApply(spec.Child("labelsToApply"), o.Spec.LabelsToApply)
 		v.rules(spec.Child("ingress"), o.Spec.Ingress, ruleContext{ingress: true, global: true})
 		v.rules(spec.Child("egress"), o.Spec.Egress, ruleContext{global: true})
+	case *FelixConfiguration:
+		v.felix(spec, &o.Spec)
 	}
 	return v.errs
 }

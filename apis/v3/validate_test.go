@@ -95,6 +95,44 @@ var refused = []struct{ kind, object, field, reason string }{
 	{"Profile", "spec: {labelsToApply: {a b: c}}", "spec.labelsToApply", "a b"},
 	{"Profile", ingress("source: {selector: x}"), "spec.ingress[0].source.selector", "column"},
 	{"Profile", egress("destination: {services: {name: s}}"), "spec.egress[0].destination.services.namespace", "must specify a namespace"},
+	{"FelixConfiguration", "spec: {nodeSelector: a = b}", "spec.nodeSelector", "column 3"},
+	{"FelixConfiguration", "spec: {defaultEndpointToHostAction: Reject}", "spec.defaultEndpointToHostAction", `supported values: "Drop", "Accept", "Return"`},
+	{"FelixConfiguration", "spec: {nftablesFilterDenyAction: Return}", "spec.nftablesFilterDenyAction", `supported values: "Drop", "Reject"`},
+	{"FelixConfiguration", "spec: {iptablesFilterDenyAction: Accept}", "spec.iptablesFilterDenyAction", `supported values: "Drop", "Reject"`},
+	{"FelixConfiguration", "spec: {nftablesFilterAllowAction: Drop}", "spec.nftablesFilterAllowAction", `supported values: "Accept", "Return"`},
+	{"FelixConfiguration", "spec: {iptablesFilterAllowAction: Drop}", "spec.iptablesFilterAllowAction", `supported values: "Accept", "Return"`},
+	{"FelixConfiguration", "spec: {nftablesMangleAllowAction: Drop}", "spec.nftablesMangleAllowAction", `supported values: "Accept", "Return"`},
+	{"FelixConfiguration", "spec: {iptablesMangleAllowAction: Drop}", "spec.iptablesMangleAllowAction", `supported values: "Accept", "Return"`},
+	{"FelixConfiguration", "spec: {workloadSourceSpoofing: Enabled}", "spec.workloadSourceSpoofing", `supported values: "Disabled", "Any"`},
+	{"FelixConfiguration", "spec: {serviceLoopPrevention: Accept}", "spec.serviceLoopPrevention", `supported values: "Drop", "Reject", "Disabled"`},
+	{"FelixConfiguration", "spec: {nftablesMarkMask: 0x10000}", "spec.nftablesMarkMask", "needs at least two bits"},
+	{"FelixConfiguration", "spec: {iptablesMarkMask: 0}", "spec.iptablesMarkMask", "needs at least two bits"},
+	{"FelixConfiguration", "spec: {interfacePrefix: 'cali,'}", "spec.interfacePrefix", "what interface names begin with"},
+	{"FelixConfiguration", "spec: {interfacePrefix: sixteen-letters-}", "spec.interfacePrefix", "at most 15"},
+	{"FelixConfiguration", "spec: {interfaceExclude: 'kube-ipvs0,eth*'}", "spec.interfaceExclude", "expected the name of an interface"},
+	{"FelixConfiguration", "spec: {interfaceExclude: '//'}", "spec.interfaceExclude", "between slashes"},
+	{"FelixConfiguration", "spec: {interfaceExclude: '/(/'}", "spec.interfaceExclude", "missing closing )"},
+	{"FelixConfiguration", "spec: {nftablesFlowTableDataIfacePattern: '('}", "spec.nftablesFlowTableDataIfacePattern", "missing closing )"},
+	{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [{port: 1}, {protocol: SCTP, port: 1}]}", "spec.failsafeInboundHostPorts[1].protocol", "is neither TCP nor UDP"},
+	{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [{}]}", "spec.failsafeInboundHostPorts[0].port", "between 1 and 65535"},
+	{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [{port: 1, net: example.com}]}", "spec.failsafeInboundHostPorts[0].net", "is no network: expected one in CIDR form"},
+	{"FelixConfiguration", "spec: {failsafeOutboundHostPorts: [{port: 1, net: 'fe80::1%eth0'}]}", "spec.failsafeOutboundHostPorts[0].net", "is no network: expected one in CIDR form"},
+	{"FelixConfiguration", "spec: {failsafeOutboundHostPorts: [{port: 1, net: '::ffff:10.0.0.0/104'}]}", "spec.failsafeOutboundHostPorts[0].net", "must be written as IPv4"},
+	{"FelixConfiguration", "spec: {failsafeOutboundHostPorts: [{protocol: '6', port: 1}]}", "spec.failsafeOutboundHostPorts[0].protocol", "is neither TCP nor UDP"},
+	{"FelixConfiguration", "spec: {kubeNodePortRanges: [30000, '9:1']}", "spec.kubeNodePortRanges[1]", "minimum port number (9) is greater"},
+	{"FelixConfiguration", "spec: {kubeNodePortRanges: [http]}", "spec.kubeNodePortRanges[0]", "expected a port number or a range such as 30000:32767"},
+	{"FelixConfiguration", "spec: {kubeNodePortRanges: [0]}", "spec.kubeNodePortRanges[0]", "between 1 and 65535"},
+	{"FelixConfiguration", "spec: {kubeNodePortRanges: [1, 2, 3, 4, 5, 6, 7, 8]}", "spec.kubeNodePortRanges", "at most 7"},
+	{"FelixConfiguration", "spec: {vxlanPort: 0}", "spec.vxlanPort", "between 1 and 65535"},
+	{"FelixConfiguration", "spec: {logPrefix: 'a$b'}", "spec.logPrefix", "letters, digits, blanks"},
+	{"FelixConfiguration", "spec: {logActionRateLimit: 10/fortnight}", "spec.logActionRateLimit", "is no rate: expected a number from 1 to 9999"},
+	{"FelixConfiguration", "spec: {logActionRateLimitBurst: 10000}", "spec.logActionRateLimitBurst", "from 0 to 9999"},
+	{"FelixConfiguration", "spec: {nftablesRefreshInterval: '90'}", "spec.nftablesRefreshInterval", "is no length of time"},
+	{"FelixConfiguration", "spec: {iptablesRefreshInterval: -1s}", "spec.iptablesRefreshInterval", "is no length of time"},
+	{"FelixConfiguration", "spec: {ipsetsRefreshInterval: 1d}", "spec.ipsetsRefreshInterval", "is no length of time"},
+	{"FelixConfiguration", "spec: {flowLogsFlushInterval: 99999999999h}", "spec.flowLogsFlushInterval", "is no length of time"},
+	{"FelixConfiguration", "spec: {dataplaneWatchdogTimeout: soon}", "spec.dataplaneWatchdogTimeout", "is no length of time"},
+	{"FelixConfiguration", "spec: {vxlanport: 4789}", "spec.vxlanport", "did you mean vxlanPort?"},
 }
 
 // accepted are sound objects that come near to one of the faults. Every kind has one.
@@ -118,6 +156,12 @@ var accepted = []struct{ kind, object string }{
 	{"WorkloadEndpoint", "spec: {interfaceName: cali1, mac: '02:00:00:0a:0B:01', ipNetworks: [10.0.0.1/32, 'fd00::1'], ipNATs: [{internalIP: 10.0.0.1, externalIP: 192.0.2.1}], " +
 		"ipv4Gateway: 10.0.0.2, ipv6Gateway: 'fd00::2', allowSpoofedSourcePrefixes: [10.0.0.0/8], profiles: [p], ports: [{protocol: TCP, port: 1, hostIP: 192.0.2.1}]}"},
 	{"Profile", "spec: {labelsToApply: {a: b, pcns.projectcalico.org/name: ns1, pcsa.x: y}, ingress: [{action: Pass}]}"},
+	{"FelixConfiguration", "spec: {nodeSelector: has(a), defaultEndpointToHostAction: ACCEPT, nftablesFilterDenyAction: reject, workloadSourceSpoofing: any, serviceLoopPrevention: DISABLED}"},
+	{"FelixConfiguration", "spec: {nftablesMarkMask: 0xc0000000, iptablesMarkMask: 4294967295, interfacePrefix: 'cali,azv', interfaceExclude: 'kube-ipvs0,/^eth/,eth0.100'}"},
+	{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [], failsafeOutboundHostPorts: [{port: 65535}, {protocol: udp, port: 53, net: 10.0.0.1/8}, {protocol: Tcp, port: 1, net: 'fd00::1'}]}"},
+	{"FelixConfiguration", "spec: {kubeNodePortRanges: [30000, '30001:32767', '80'], vxlanPort: 8472, logPrefix: '%t/%k: ', logActionRateLimit: 9999/day, logActionRateLimitBurst: 0}"},
+	{"FelixConfiguration", "spec: {nftablesRefreshInterval: 0.5s, iptablesRefreshInterval: 1m30s, ipsetsRefreshInterval: '', flowLogsFlushInterval: 15s, dataplaneWatchdogTimeout: 90s}"},
+	{"FelixConfiguration", "spec: {wireguardEnabled: true, bpfLogLevel: '', routeTableRanges: [{min: 1, max: 250}], interfacePrefix: '', logPrefix: '', defaultEndpointToHostAction: ''}"},
 }
 
 func ingress(rule string) string { return "spec: {ingress: [{action: Allow, " + rule + "}]}" }
@@ -178,7 +222,7 @@ func TestEveryReasonHasACase(t *testing.T) {
 		}
 	}
 	var count int
-	for _, file := range []string{"validate.go", "validate_rule.go", "validate_endpoint.go", "validate_kubernetes.go", "parse.go"} {
+	for _, file := range []string{"validate.go", "validate_rule.go", "validate_endpoint.go", "validate_kubernetes.go", "validate_felix.go", "parse.go"} {
 		for at, reason := range reasons(t, file) {
 			count++
 			if !slices.ContainsFunc(said, reason.MatchString) {

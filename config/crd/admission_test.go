@@ -301,9 +301,20 @@ var contract = []row{
 		{object, named("StagedNetworkPolicy", "p", "{stagedAction: Learn}"), accepted},
 		{object, named("StagedGlobalNetworkPolicy", "p", "{stagedAction: Foo}"), "spec.stagedAction"},
 	}},
-	// Kinds that Tierwall does not have: refused, whatever they say.
-	{"FelixConfiguration default with nodeSelector", []fragment{{object, named("FelixConfiguration", "default", "{nodeSelector: all()}"), "kind"}}},
-	{"FelixConfiguration logActionRateLimit 10/fortnight", []fragment{{object, named("FelixConfiguration", "default", "{logActionRateLimit: 10/fortnight}"), "kind"}}},
+	{"FelixConfiguration default with nodeSelector", []fragment{
+		{object, felix("default", "{nodeSelector: all()}"), "spec.nodeSelector"},
+		{object, felix("node.n1", "{nodeSelector: all()}"), "spec.nodeSelector"},
+		{object, felix("default", "{nodeSelector: ''}"), accepted},
+		{object, felix("pool", "{nodeSelector: all()}"), accepted},
+		{object, felix("node", "{nodeSelector: has(a)}"), accepted},
+		{object, "kind: FelixConfiguration\nmetadata: {name: default}", accepted},
+	}},
+	{"FelixConfiguration logActionRateLimit 10/fortnight", []fragment{
+		{object, felix("default", "{logActionRateLimit: 10/fortnight}"), "spec.logActionRateLimit"},
+		{object, felix("default", "{logActionRateLimit: 0/second}"), "spec.logActionRateLimit"},
+		{object, felix("default", "{logActionRateLimit: 10000/second}"), "spec.logActionRateLimit"},
+		{object, felix("default", "{logActionRateLimit: 9999/hour}"), accepted},
+	}},
 }
 
 // namespaced are the kinds whose objects are in a namespace.

@@ -68,7 +68,8 @@ var shapes = map[string]shape{
 		Columns: []string{nodeColumn, interfaceColumn}, Status: true},
 	"WorkloadEndpoint": {Plural: "workloadendpoints", Scope: "Namespaced", ShortNames: []string{"wep", "weps"},
 		Columns: []string{"Workload string .spec.workload", nodeColumn, interfaceColumn}, Standalone: true},
-	"Profile": {Plural: "profiles", Scope: "Cluster", ShortNames: []string{"pro"}, Standalone: true},
+	"Profile":            {Plural: "profiles", Scope: "Cluster", ShortNames: []string{"pro"}, Standalone: true},
+	"FelixConfiguration": {Plural: "felixconfigurations", Scope: "Cluster", Status: true},
 }
 
 func manifests(t testing.TB) map[string]crd.Manifest {

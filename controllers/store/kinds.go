@@ -42,6 +42,7 @@ var kinds = []Kind{
 	calico("HostEndpoint", "hostendpoints", false, "hep", "heps"),
 	calico("WorkloadEndpoint", "workloadendpoints", true, "wep", "weps"),
 	calico("Profile", "profiles", false, "pro", "pros"),
+	calico("FelixConfiguration", "felixconfigurations", false, "felixconfig", "felixconfigs"),
 	kubernetes(v3.KindKubernetesNetworkPolicy, networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), "kubernetesnetworkpolicies", true,
 		"knp", "netpol", "netpols", "networkpolicies.networking.k8s.io", "networkpolicy.networking.k8s.io"),
 	kubernetes(v3.KindKubernetesClusterNetworkPolicy, policyapi.SchemeGroupVersion.WithKind("ClusterNetworkPolicy"), "kubernetesclusternetworkpolicies", false,

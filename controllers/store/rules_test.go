@@ -188,6 +188,7 @@ func TestLookup(t *testing.T) {
 		"HostEndpoint":                  "hostendpoint hep heps",
 		"WorkloadEndpoint":              "workloadendpoint wep weps",
 		"Profile":                       "profile pro pros",
+		"FelixConfiguration":            "felixconfiguration felixconfigurations felixconfig felixconfigs felixconfigurations.projectcalico.org",
 		"Node":                          "node nodes no",
 		"Namespace":                     "namespace ns", "Pod": "pods po", "ServiceAccount": "sa", "Service": "svc", "EndpointSlice": "endpointslices",
 		"KubernetesNetworkPolicy":        "netpol knp networkpolicies.networking.k8s.io KubernetesNetworkPolicy",
