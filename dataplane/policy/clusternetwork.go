@@ -196,7 +196,9 @@ func (c *clusterNetwork) nodes(at string, in *metav1.LabelSelector) (clusterPeer
 	if err != nil {
 		return p, err
 	}
-	sel = selector.And(sel, selector.All())
+	if sel == nil {
+		sel = selector.All()
+	}
 	about := "nodes " + sel.String()
 	p.side.Sets = []string{c.add(setSpec{id: hashID("nodes:", about), about: about, nodes: sel})}
 	return p, nil
