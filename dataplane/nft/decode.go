@@ -471,7 +471,8 @@ func readMasked(m *ruleset.Match, f field, mask, value []byte) (ok bool) {
 // keyAt finds the key that the expressions load, and how many expressions that takes; 0 when it is none of ours.
 func keyAt(in []expr.Any) (ruleset.Key, int) {
 	for key, parts := range concats {
-		if len(in) > len(parts) && slices.EqualFunc(in[:len(parts)], parts, func(e expr.Any, p part) bool { return sameLoad(e, fields[p.key]) }) {
+		loads := func(e expr.Any, p part) bool { return sameLoad(e, fields[p.key]) }
+		if len(in) > len(parts) && slices.EqualFunc(in[:len(parts)], parts, loads) {
 			return key, len(parts)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
-// What a rule may do depends on the base chains that lead to it. The kernel refuses the whole transaction for a reject at the wrong
-// place, without saying which; and a notrack behind connection tracking does nothing, without saying so.
+// What a rule may do depends on the base chains that lead to it. The kernel refuses the whole transaction for a reject at the
+// wrong place, without saying which; and a notrack behind connection tracking does nothing, without saying so.
 
 // trackingPriority is where connection tracking looks at packets, in prerouting and output.
 const trackingPriority = -200
