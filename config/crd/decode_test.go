@@ -33,6 +33,11 @@ var likely = map[string][]string{
 	"ipv4Gateway": {"10.0.0.1"}, "ipv6Gateway": {"fd00::1"}, "mac": {"02:00:00:00:00:01"}, "hostIP": {"192.0.2.1"},
 	"allowSpoofedSourcePrefixes": {"10.0.0.0/8"}, "cidr": {"10.0.0.0/8"}, "except": {"10.1.0.0/16"}, "operator": {"In", "Exists"},
 	"key": {"a"}, "values": {"x"}, "type": {"Accepted", "Ready"}, "status": {"True", "False"}, "reason": {"Because"}, "message": {"so it is"},
+	"nodeSelector": {"has(a)", ""}, "defaultEndpointToHostAction": {"ACCEPT", "Drop", ""}, "nftablesFilterAllowAction": {"Accept"}, "nftablesFilterDenyAction": {"reject", "Drop"},
+	"nftablesMangleAllowAction": {"Return"}, "iptablesFilterAllowAction": {"Accept"}, "iptablesFilterDenyAction": {"reject", "Drop"}, "iptablesMangleAllowAction": {"Return"},
+	"interfacePrefix": {"cali", "azv,cali"}, "interfaceExclude": {"kube-ipvs0", "/^eth/"}, "workloadSourceSpoofing": {"any"}, "serviceLoopPrevention": {"REJECT"},
+	"logPrefix": {"%t/%k: ", ""}, "logActionRateLimit": {"10/second"}, "chainInsertMode": {"insert"}, "nftablesRefreshInterval": {"0.5s", ""}, "iptablesRefreshInterval": {"1m30s"},
+	"ipsetsRefreshInterval": {"90s"}, "flowLogsFlushInterval": {"15s"}, "dataplaneWatchdogTimeout": {"90s"}, "protocol": {"tcp", "UDP"}, "net": {"10.0.0.0/8", "fd00::/8"},
 }
 
 // What a client's decoder may choke on, and what a schema may not have thought of.
@@ -99,7 +104,10 @@ func properties(t *rapid.T, name string, s *apiextensionsv1.JSONSchemaProps) map
 	}
 	for _, field := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[field]
-		often := 2                                                                                           // of 9
+		often := 2 // of 9
+		if len(s.Properties) > many {
+			often = 1
+		}
 		if slices.Contains(s.Required, field) || name == "" || field == "node" || field == "interfaceName" { // what CEL asks of a host endpoint
 			often = 8
 		}
@@ -107,8 +115,14 @@ func properties(t *rapid.T, name string, s *apiextensionsv1.JSONSchemaProps) map
 			out[field] = value(t, field, &p)
 		}
 	}
+	if s.XPreserveUnknownFields != nil && *s.XPreserveUnknownFields {
+		out[rapid.SampledFrom([]string{"unknown", "LOGPREFIX", "Spec", ""}).Draw(t, "unknown")] = odd().Draw(t, "unknown value")
+	}
 	return out
 }
+
+// many is a number of fields of which, were they as frequent as others, one would nearly always be refused.
+const many = 30
 
 // anObject draws an object of a CRD's kind.
 func anObject(t *rapid.T, m *crd.Manifest) *unstructured.Unstructured {
