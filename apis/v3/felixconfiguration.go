@@ -316,7 +316,7 @@ type FelixConfigurationSpec struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
-// +kubebuilder:validation:XValidation:rule="!(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) || !has(self.spec) || !has(self.spec.nodeSelector) || self.spec.nodeSelector == ”",message="nodeSelector is not for the objects default and node.<name>, whose names say which nodes they are for",fieldPath=".spec.nodeSelector"
+// +kubebuilder:validation:XValidation:rule="!(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) || !has(self.spec) || !has(self.spec.nodeSelector) || size(self.spec.nodeSelector) == 0",message="nodeSelector is not for the objects default and node.<name>, whose names say which nodes they are for",fieldPath=".spec.nodeSelector"
 type FelixConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
