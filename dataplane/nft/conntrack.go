@@ -44,7 +44,7 @@ const (
 
 // Connections are all those of the caller's network namespace, of both families. One that begins or ends meanwhile may be missing.
 func Connections() ([]Connection, error) {
-	answers, err := conntrack(ctGet, netlink.Dump, unix.AF_UNSPEC, nil)
+	answers, err := conntrack(ctGet, netlink.Dump, ctHeader(netip.Addr{}))
 	if err != nil {
 		return nil, fmt.Errorf("listing connections: %w", err)
 	}
@@ -62,8 +62,19 @@ func Connections() ([]Connection, error) {
 // Mark gives the bits of the connection's mark that are under the mask the value, and leaves the others. The connection is found
 // by its original direction. That it has ended meanwhile is no error.
 func Mark(c Connection, mask, value uint32) error {
+	data, err := markMessage(c, mask, value)
+	if err == nil {
+		_, err = conntrack(ctNew, netlink.Acknowledge, data)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("marking the connection from %s to %s: %w", c.Src, c.Dst, err)
+	}
+	return nil
+}
+
+func markMessage(c Connection, mask, value uint32) ([]byte, error) {
 	if value&^mask != 0 {
-		return fmt.Errorf("marking a connection: no bits under mask %#x are %#x", mask, value)
+		return nil, fmt.Errorf("no bits under mask %#x are %#x", mask, value)
 	}
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
@@ -74,30 +85,29 @@ func Mark(c Connection, mask, value uint32) error {
 	ae.Uint32(ctMark, value)
 	ae.Uint32(ctMarkMask, mask)
 	attributes, err := ae.Encode()
-	if err != nil {
-		return fmt.Errorf("marking a connection: %w", err)
-	}
-	family := uint8(unix.AF_INET)
-	if c.Src.Is6() {
+	return append(ctHeader(c.Src), attributes...), err
+}
+
+// ctHeader is the family, the version and no resource.
+func ctHeader(a netip.Addr) []byte {
+	family := byte(unix.AF_UNSPEC)
+	switch {
+	case a.Is4():
+		family = unix.AF_INET
+	case a.Is6():
 		family = unix.AF_INET6
 	}
-	if _, err := conntrack(ctNew, netlink.Acknowledge, family, attributes); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("marking the connection from %s to %s: %w", c.Src, c.Dst, err)
-	}
-	return nil
+	return []byte{family, unix.NFNETLINK_V0, 0, 0}
 }
 
 // conntrack asks the kernel's connection tracking, and gives its answers.
-func conntrack(message netlink.HeaderType, flags netlink.HeaderFlags, family uint8, attributes []byte) ([]netlink.Message, error) {
+func conntrack(message netlink.HeaderType, flags netlink.HeaderFlags, data []byte) ([]netlink.Message, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = nl.Close() }()
-	return nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: message, Flags: netlink.Request | flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attributes...),
-	})
+	return nl.Execute(netlink.Message{Header: netlink.Header{Type: message, Flags: netlink.Request | flags}, Data: data})
 }
 
 func decodeConnection(data []byte) (c Connection, err error) {
