@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"time"
 
@@ -44,7 +45,7 @@ func (n *Node) haveLinks(s Spec) error {
 			}
 		}
 	}
-	return n.awaitLinks()
+	return await(n.linkDown)
 }
 
 func (n *Node) join(name string) error {
@@ -77,9 +78,15 @@ func (n *Node) haveBridge() error {
 	if n.bridge != nil {
 		return nil
 	}
-	if err := n.inner.set(ofBridges); errors.Is(err, fs.ErrNotExist) {
+	err := n.inner.set(ofBridges)
+	if errors.Is(err, fs.ErrNotExist) {
+		_ = exec.Command("modprobe", "br_netfilter").Run() // whether that has helped is seen at once
+		err = n.inner.set(ofBridges)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return ErrNoBridgeFilter
-	} else if err != nil {
+	case err != nil:
 		return err
 	}
 	a := netlink.NewLinkAttrs()
@@ -91,45 +98,68 @@ func (n *Node) haveBridge() error {
 	if err := n.inner.up(Bridge); err != nil {
 		return err
 	}
-	b, err := n.inner.link.LinkByName(Bridge)
-	if err != nil {
+	if n.bridge, err = n.inner.link.LinkByName(Bridge); err != nil {
 		return err
 	}
-	n.bridge = b
-	return n.inner.own(b, anchor, true)
+	return n.inner.own(n.bridge, anchor, true)
 }
 
 // patience is how long anything may take that takes no time on an idle machine.
 const patience = 20 * time.Second
 
-// awaitLinks waits until the kernel says that packets can go over every link: it says so a moment after both ends are up.
-func (n *Node) awaitLinks() error {
+// await waits until nothing is amiss: what the kernel has been told of links and IPv6 addresses it does a moment later.
+func await(amiss func() (string, error)) error {
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
 	for deadline := time.Now().Add(patience); ; <-look.C {
-		down, err := n.firstDown()
+		what, err := amiss()
 		switch {
 		case err != nil:
 			return err
-		case down == "":
+		case what == "":
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("link %s does not come up", down)
+			return fmt.Errorf("%s still, after %s", what, patience)
 		}
 	}
 }
 
-func (n *Node) firstDown() (string, error) {
-	for name, l := range n.links {
-		if l.near.Attrs().OperState == netlink.OperUp {
-			continue
+// linkDown tells a link over which no packet can go yet.
+func (n *Node) linkDown() (string, error) {
+	for _, l := range n.links {
+		if up, err := n.refresh(&l.near); !up || err != nil {
+			return l.name + " is down", err
 		}
-		now, err := n.inner.link.LinkByName(name)
+	}
+	return "", nil
+}
+
+// refresh looks at an interface again until it is up.
+func (n *Node) refresh(l *netlink.Link) (up bool, err error) {
+	if a := (*l).Attrs(); a.OperState != netlink.OperUp {
+		now, err := n.inner.link.LinkByIndex(a.Index)
 		if err != nil {
-			return "", fmt.Errorf("link %s: %w", name, err)
+			return false, fmt.Errorf("interface %s: %w", a.Name, err)
 		}
-		if l.near = now; now.Attrs().OperState != netlink.OperUp {
-			return name, nil
+		*l = now
+	}
+	return (*l).Attrs().OperState == netlink.OperUp, nil
+}
+
+// notYet tells a fact that has been made and does not hold yet: a bridge is down before it has a port, and an IPv6 address is
+// nobody's before the kernel has got round to it.
+func (n *Node) notYet() (string, error) {
+	for f := range n.facts {
+		switch {
+		case f.kind == bridged:
+			if up, err := n.refresh(&n.bridge); !up || err != nil {
+				return Bridge + " is down", err
+			}
+		case f.kind == own && f.addr.Is6():
+			routes, err := n.inner.link.RouteGet(f.addr.AsSlice())
+			if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+				return fmt.Sprintf("%s is not the host's", f.addr), nil
+			}
 		}
 	}
 	return "", nil
@@ -225,7 +255,7 @@ func (n *Node) make(want map[fact]bool) error {
 		}
 		n.facts[f] = true
 	}
-	return nil
+	return await(n.notYet)
 }
 
 // state makes a fact hold, or not.
@@ -256,6 +286,7 @@ func anyOf(a netip.Addr) netip.Addr {
 
 // attach makes a link a port of the bridge, which then knows by which port to reach its far end and need not ask all of them.
 func (n *Node) attach(l *link, holds bool) error {
+	n.bridge.Attrs().OperState = netlink.OperUnknown // which may change now
 	if l.onBridge = holds; !holds {
 		return n.inner.link.LinkSetNoMaster(l.near)
 	}

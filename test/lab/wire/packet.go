@@ -15,6 +15,9 @@ const hopLimit = 255
 
 const protoGRE = 47
 
+// unsendable are the protocol numbers that are no protocol in IPv6, but a header that another follows.
+var unsendable = []uint8{43, 44, 51, 59, 60, 135}
+
 // packetOf is a flow's first packet, from its IP header on. The token makes it differ from every other.
 func packetOf(f policy.Flow, token uint32) ([]byte, error) {
 	switch icmp6 := f.Proto == policy.ProtoICMPv6; {
@@ -22,6 +25,10 @@ func packetOf(f policy.Flow, token uint32) ([]byte, error) {
 		return nil, errors.New("its two ends are not addresses of one family")
 	case icmp6 && f.Src.Is4(), f.Proto == policy.ProtoICMP && f.Src.Is6():
 		return nil, errors.New("its protocol is of the other family")
+	case f.Proto == 0 || f.Proto == 255:
+		return nil, errors.New("no raw socket receives its protocol")
+	case f.Src.Is6() && slices.Contains(unsendable, f.Proto):
+		return nil, errors.New("its protocol is the header of another in IPv6")
 	}
 	segment := segmentOf(f, token)
 	return append(header(f, len(segment)), segment...), nil

@@ -76,11 +76,8 @@ type sending struct {
 
 func (n *Node) sendWave(packets []Packet, places []int, fates []Fate) error {
 	s := sending{n, map[parcel]int{}, fates}
-	for _, i := range places {
-		fates[i] = Lost
-		if err := s.listenFor(&packets[i].Flow); err != nil {
-			return err
-		}
+	if err := s.listenFor(packets, places); err != nil {
+		return err
 	}
 	for _, i := range places {
 		if err := s.send(i, &packets[i]); err != nil {
@@ -93,19 +90,30 @@ func (n *Node) sendWave(packets []Packet, places []int, fates []Fate) error {
 	return s.drainHost()
 }
 
-// listenFor makes the socket on which the host would receive a flow.
-func (s *sending) listenFor(f *policy.Flow) (err error) {
-	l := local{f.Dst.Is6(), f.Proto}
-	if _, there := s.sockets.listen[l]; there {
+// listenFor makes the sockets on which the host would receive the packets.
+func (s *sending) listenFor(packets []Packet, places []int) error {
+	var missing []local
+	for _, i := range places {
+		l := local{packets[i].Dst.Is6(), packets[i].Proto}
+		if _, there := s.sockets.listen[l]; !there {
+			missing = append(missing, l)
+		}
+	}
+	if missing == nil {
 		return nil
 	}
 	return s.inner.do(func() error {
-		s.sockets.listen[l], err = s.sockets.raw(l)
-		return err
+		for _, l := range missing {
+			if err := s.sockets.listenFor(l); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
 func (s *sending) send(i int, p *Packet) error {
+	s.fates[i] = Lost
 	s.token++
 	packet, err := packetOf(p.Flow, s.token)
 	if err != nil {

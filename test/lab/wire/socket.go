@@ -85,6 +85,16 @@ func (s *sockets) raw(l local) (int, error) {
 	return fd, s.prepare(fd)
 }
 
+func (s *sockets) listenFor(l local) (err error) {
+	if _, there := s.listen[l]; !there && l.receivable() {
+		s.listen[l], err = s.raw(l)
+	}
+	return err
+}
+
+// receivable tells what Linux gives to raw sockets at all.
+func (l local) receivable() bool { return l.proto != 0 && l.proto != unix.IPPROTO_RAW }
+
 func (s *sockets) prepare(fd int) error {
 	wait := unix.NsecToTimeval(patience.Nanoseconds())
 	return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, roomy), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait))
