@@ -11,7 +11,6 @@ import (
 
 	"github.com/tierwall/tierwall/controllers"
 	"github.com/tierwall/tierwall/dataplane/nft"
-	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
@@ -25,6 +24,8 @@ func agentCommand() *cli.Command {
 			&cli.BoolFlag{Name: "once", Usage: "program the kernel once, and end"},
 			&cli.BoolFlag{Name: "remove", Usage: "take the table out of the kernel, and end"},
 			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
+			&cli.StringFlag{Name: "established-connections", Value: "Keep",
+				Usage: "`WHAT` becomes of connections that a changed policy would deny: Keep them, or Reevaluate and end them"},
 			endpointToHostFlag(), datastoreFlag(),
 		},
 		Action: agent,
@@ -39,7 +40,7 @@ func agent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	action, err := endpointToHost(c)
+	options, err := policyOptions(c)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func agent(c *cli.Context) error {
 	}
 	defer kernel.Close()
 	a := controllers.Agent{
-		Store: s, Kernel: kernel, Node: node, Policy: policy.Options{EndpointToHost: action}, Once: c.Bool("once"),
+		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"),
 		Log: slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})),
 	}
 	if c.Bool("remove") {

@@ -169,11 +169,11 @@ func storedObjects(c *cli.Context) (out []client.Object, err error) {
 
 // index takes in objects; what of them cannot be enforced is said on standard error.
 func index(c *cli.Context, node string, objects []client.Object) (*policy.Index, error) {
-	action, err := endpointToHost(c)
+	options, err := policyOptions(c)
 	if err != nil {
 		return nil, err
 	}
-	x := policy.NewIndex(node, policy.Options{EndpointToHost: action})
+	x := policy.NewIndex(node, options)
 	for _, o := range objects {
 		if err := x.Set(o); err != nil {
 			fmt.Fprintf(c.App.ErrWriter, "warning: %v\n", err)
@@ -185,21 +185,30 @@ func index(c *cli.Context, node string, objects []client.Object) (*policy.Index,
 	return x, nil
 }
 
-var toHostActions = map[string]policy.Action{"Drop": policy.Deny, "Accept": policy.Allow, "Return": policy.Pass}
-
 func endpointToHostFlag() cli.Flag {
-	return &cli.StringFlag{Name: "default-endpoint-to-host-action", Value: "Drop", EnvVars: []string{"FELIX_DEFAULTENDPOINTTOHOSTACTION"},
+	return &cli.StringFlag{Name: "default-endpoint-to-host-action",
 		Usage: "what becomes of a workload's traffic to its own host once its egress policy allowed it: `ACTION` Drop, Accept or Return"}
 }
 
-func endpointToHost(c *cli.Context) (policy.Action, error) {
-	text := c.String("default-endpoint-to-host-action")
-	for name, a := range toHostActions {
-		if strings.EqualFold(name, text) {
-			return a, nil
-		}
+// policyOptions are the settings that flags and FELIX_ variables say, before every object (contract §1.11.1).
+func policyOptions(c *cli.Context) (o policy.Options, err error) {
+	if err := o.Felix.FromEnv(os.LookupEnv); err != nil {
+		return o, usagef("%v", err)
 	}
-	return policy.None, usagef("default-endpoint-to-host-action %q is none of Drop, Accept and Return", text)
+	if text := c.String("default-endpoint-to-host-action"); text != "" {
+		if _, ok := policy.ToHostActions[strings.ToLower(text)]; !ok {
+			return o, usagef("default-endpoint-to-host-action %q is none of Drop, Accept and Return", text)
+		}
+		o.Felix.DefaultEndpointToHostAction = &text
+	}
+	switch text := c.String("established-connections"); text {
+	case "", "Keep":
+	case "Reevaluate":
+		o.Reevaluate = true
+	default:
+		return o, usagef("established-connections %q is neither Keep nor Reevaluate", text)
+	}
+	return o, nil
 }
 
 func nodeFlag(usage string) cli.Flag {

@@ -33,6 +33,12 @@ func traceCommand() *cli.Command {
 			&cli.UintFlag{Name: "src-port", Usage: "source `PORT` (default: 49152)"},
 			&cli.UintFlag{Name: "icmp-type", Usage: "`TYPE` (default: echo request)"},
 			&cli.UintFlag{Name: "icmp-code", Usage: "`CODE`"},
+			&cli.StringFlag{Name: "orig-to", Usage: "`END` to which it is sent, when a node translates that to --to: a service's address or a node's"},
+			&cli.UintFlag{Name: "orig-port", Usage: "`PORT` to which it is sent then (default: --port)"},
+			&cli.StringFlag{Name: "masquerade", Usage: "`END` whose address it has as its source from that node on"},
+			&cli.StringFlag{Name: "via", Usage: "`NODE` that it passes on its way, and that translates it"},
+			&cli.StringFlag{Name: "in-interface", Usage: "`NAME` of the interface by which it comes in, there or at its destination's node"},
+			&cli.StringFlag{Name: "out-interface", Usage: "`NAME` of the interface by which it goes out, there or at its source's node"},
 			&cli.StringFlag{Name: "flows", Usage: "`FILE` of flows, or - for standard input"},
 			nodeFlag("judge as this `NODE` alone does"),
 			endpointToHostFlag(), outputFlag("json"), datastoreFlag(),
@@ -106,13 +112,15 @@ func (t *tracing) single(c *cli.Context, format string) error {
 }
 
 func flowOfFlags(c *cli.Context) (*policy.FlowSpec, error) {
-	for flag, most := range map[string]uint{"port": 65535, "src-port": 65535, "icmp-type": 255, "icmp-code": 255} {
+	for flag, most := range map[string]uint{"port": 65535, "src-port": 65535, "orig-port": 65535, "icmp-type": 255, "icmp-code": 255} {
 		if v := c.Uint(flag); v > most {
 			return nil, usagef("--%s %d is more than %d", flag, v, most)
 		}
 	}
 	l := &policy.FlowSpec{From: c.String("from"), To: c.String("to"), Protocol: policy.ProtocolText(c.String("protocol")),
-		Port: uint16(c.Uint("port")), SrcPort: uint16(c.Uint("src-port")), ICMPCode: uint8(c.Uint("icmp-code"))}
+		Port: uint16(c.Uint("port")), SrcPort: uint16(c.Uint("src-port")), ICMPCode: uint8(c.Uint("icmp-code")),
+		OrigTo: c.String("orig-to"), OrigPort: uint16(c.Uint("orig-port")), Masquerade: c.String("masquerade"),
+		Via: c.String("via"), InIface: c.String("in-interface"), OutIface: c.String("out-interface")}
 	if c.IsSet("icmp-type") {
 		l.ICMPType = new(uint8)
 		*l.ICMPType = uint8(c.Uint("icmp-type"))
@@ -193,11 +201,14 @@ type flowVerdict struct {
 	Egress  *endVerdict     `json:"egress,omitempty"`
 	Ingress *endVerdict     `json:"ingress,omitempty"`
 	Steps   []step          `json:"steps"`
+	// Staged is the same if the staged policies were in force; absent when there are none.
+	Staged *flowVerdict `json:"staged,omitempty"`
 }
 
 type endVerdict struct {
 	Verdict  string `json:"verdict"`
 	Endpoint string `json:"endpoint"`
+	Stage    string `json:"stage,omitempty"` // untracked, preDNAT or forward
 	Tier     string `json:"tier,omitempty"`
 	Policy   string `json:"policy,omitempty"`
 	Rule     *int   `json:"rule,omitempty"`
@@ -207,6 +218,7 @@ type endVerdict struct {
 type step struct {
 	Endpoint  string `json:"endpoint"`
 	Direction string `json:"direction"`
+	Stage     string `json:"stage,omitempty"`
 	Tier      string `json:"tier,omitempty"`
 	Policy    string `json:"policy,omitempty"`
 	Rule      *int   `json:"rule,omitempty"`
@@ -215,9 +227,18 @@ type step struct {
 }
 
 func verdictOnFlow(id json.RawMessage, t *policy.Trace) flowVerdict {
+	v := verdictOf(id, &t.Outcome)
+	if t.Staged != nil {
+		staged := verdictOf(nil, t.Staged)
+		v.Staged = &staged
+	}
+	return v
+}
+
+func verdictOf(id json.RawMessage, t *policy.Outcome) flowVerdict {
 	v := flowVerdict{ID: id, Verdict: t.Verdict.String(), Egress: endVerdictOf(t.Egress), Ingress: endVerdictOf(t.Ingress), Steps: []step{}}
 	for _, s := range t.Steps {
-		v.Steps = append(v.Steps, step{s.Endpoint.String(), s.Direction.String(), s.Tier, refText(s.Policy), ruleIndex(s.Rule),
+		v.Steps = append(v.Steps, step{refText(s.Endpoint), s.Direction.String(), stageText(s.Stage), s.Tier, refText(s.Policy), ruleIndex(s.Rule),
 			s.Action.String(), s.Why})
 	}
 	return v
@@ -227,7 +248,15 @@ func endVerdictOf(j *policy.Judgement) *endVerdict {
 	if j == nil {
 		return nil
 	}
-	return &endVerdict{j.Verdict.String(), j.Endpoint.String(), j.Tier, refText(j.Policy), ruleIndex(j.Rule), j.Why}
+	return &endVerdict{j.Verdict.String(), refText(j.Endpoint), stageText(j.Stage), j.Tier, refText(j.Policy), ruleIndex(j.Rule), j.Why}
+}
+
+// stageText is "" for the normal stage, which is the only one that most people know.
+func stageText(s policy.Stage) string {
+	if s == policy.Normal {
+		return ""
+	}
+	return s.String()
 }
 
 func refText(r v3.Ref) string {
@@ -248,8 +277,23 @@ func ruleIndex(i int) *int {
 func explain(f policy.Flow, t *policy.Trace) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", flowText(f))
+	explainOutcome(&b, &t.Outcome)
+	if t.Staged != nil {
+		b.WriteString("If the staged policies were in force:\n")
+		explainOutcome(&b, t.Staged)
+	}
+	return b.String()
+}
+
+func explainOutcome(b *strings.Builder, t *policy.Outcome) {
 	for _, s := range t.Steps {
-		words := []string{s.Direction.String(), s.Endpoint.String()}
+		words := []string{s.Direction.String()}
+		if s.Endpoint != (v3.Ref{}) {
+			words = append(words, s.Endpoint.String())
+		}
+		if s.Stage != policy.Normal {
+			words = append(words, s.Stage.String())
+		}
 		if s.Tier != "" {
 			words = append(words, "tier "+s.Tier)
 		}
@@ -260,13 +304,12 @@ func explain(f policy.Flow, t *policy.Trace) string {
 		if s.Action == policy.None {
 			action = "-"
 		}
-		fmt.Fprintf(&b, "  %-5s %s: %s\n", action, strings.Join(words, ", "), s.Why)
+		fmt.Fprintf(b, "  %-5s %s: %s\n", action, strings.Join(words, ", "), s.Why)
 	}
 	if len(t.Steps) == 0 {
 		b.WriteString("        no policy guards either end\n")
 	}
-	fmt.Fprintf(&b, "%s\n", t.Verdict)
-	return b.String()
+	fmt.Fprintf(b, "%s\n", t.Verdict)
 }
 
 func flowText(f policy.Flow) string {

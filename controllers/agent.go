@@ -122,11 +122,12 @@ func (a *Agent) look(index *policy.Index) {
 	a.stranger = stranger
 }
 
-// setInterfaces tells the index where host endpoints without an interface's name stand.
+// setInterfaces tells the index where host endpoints without an interface's name stand, and which workloads are routed to which
+// interfaces.
 func setInterfaces(index *policy.Index, from []nft.Interface) {
 	ifaces := make([]policy.Iface, len(from))
 	for i, f := range from {
-		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs}
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers}
 	}
 	index.SetInterfaces(ifaces)
 }
@@ -146,7 +147,11 @@ func (a *Agent) take(index *policy.Index, events []store.Event) {
 			delete(a.refused, e.Ref)
 		case a.refused[e.Ref] != err.Error():
 			a.refused[e.Ref] = err.Error()
-			a.Log.Warn("refused", "object", e.Ref.String(), "error", err)
+			level, what := slog.LevelWarn, "not enforced as written"
+			if policy.OnlyNotices(err) {
+				level, what = slog.LevelInfo, "note"
+			}
+			a.Log.Log(context.Background(), level, what, "object", e.Ref.String(), "error", err)
 		}
 	}
 }

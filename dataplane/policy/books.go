@@ -17,8 +17,19 @@ type book struct {
 	order           float64            // +Inf when the user gave none
 	subject         *selector.Selector // nil: it selects nothing
 	ingress, egress bool
+	forward         bool // applyOnForward
+	drops           bool // a staged policy that stands for the deletion of the one of its name
 	policy          Policy
 	sets            map[string]setSpec
+}
+
+// stands tells whether the book is asked at a stage (contract §4.3): untracked and preDNAT policies are asked nowhere else, and
+// forwarded packets meet only what asks for them.
+func (b *book) stands(s Stage) bool {
+	if s == Forward {
+		return b.policy.Stage == Normal && b.forward
+	}
+	return b.policy.Stage == s
 }
 
 // guards tells whether the book has a say in a direction.
@@ -34,7 +45,12 @@ func (b *book) compare(o *book) int {
 	return cmp.Or(cmp.Compare(b.order, o.order), strings.Compare(b.tieBreak(), o.tieBreak()))
 }
 
-func (b *book) tieBreak() string { return b.ref.Name + "/" + b.ref.Namespace + "/" + b.ref.Kind }
+// tieBreak puts a staged policy where it would stand if it were in force.
+func (b *book) tieBreak() string {
+	return b.ref.Name + "/" + b.ref.Namespace + "/" + enforcedKind(b.ref.Kind)
+}
+
+func enforcedKind(kind string) string { return strings.TrimPrefix(kind, "Staged") }
 
 // spec is what NetworkPolicy and GlobalNetworkPolicy have in common.
 type spec struct {
@@ -43,36 +59,40 @@ type spec struct {
 	selector, namespaceSelector, serviceAccountSel string
 	types                                          []v3.PolicyType
 	ingress, egress                                []v3.Rule
+	stage                                          Stage
+	forward                                        bool
 }
 
-func specOfNetworkPolicy(o *v3.NetworkPolicy) spec {
-	return spec{tier: o.Spec.Tier, order: o.Spec.Order, selector: o.Spec.Selector,
-		serviceAccountSel: o.Spec.ServiceAccountSelector, types: o.Spec.Types, ingress: o.Spec.Ingress, egress: o.Spec.Egress}
+func specOf(o *v3.NetworkPolicySpec) spec {
+	return spec{tier: o.Tier, order: o.Order, selector: o.Selector, serviceAccountSel: o.ServiceAccountSelector,
+		types: o.Types, ingress: o.Ingress, egress: o.Egress}
 }
 
-// setGlobal takes in a GlobalNetworkPolicy. Untracked and preDNAT policies have no part in the normal stage, and this
-// version has no other; applyOnForward adds a stage that it does not have either. It says so.
-func (x *Index) setGlobal(ref v3.Ref, o *v3.GlobalNetworkPolicy) error {
-	if o.Spec.DoNotTrack || o.Spec.PreDNAT {
-		return errors.New("spec: doNotTrack and preDNAT policies are not enforced by this version")
+func globalSpec(o *v3.GlobalNetworkPolicySpec) spec {
+	s := spec{tier: o.Tier, order: o.Order, selector: o.Selector, namespaceSelector: o.NamespaceSelector,
+		serviceAccountSel: o.ServiceAccountSelector, types: o.Types, ingress: o.Ingress, egress: o.Egress, forward: o.ApplyOnForward}
+	switch {
+	case o.DoNotTrack: // which wins if both are set (contract §4.3)
+		s.stage = Untracked
+	case o.PreDNAT:
+		s.stage = PreDNAT
 	}
-	err := x.setBook(ref, spec{tier: o.Spec.Tier, order: o.Spec.Order, selector: o.Spec.Selector,
-		namespaceSelector: o.Spec.NamespaceSelector, serviceAccountSel: o.Spec.ServiceAccountSelector,
-		types: o.Spec.Types, ingress: o.Spec.Ingress, egress: o.Spec.Egress})
-	if o.Spec.ApplyOnForward {
-		err = errors.Join(err, errors.New("spec.applyOnForward: this version does not enforce it on forwarded traffic of host endpoints"))
-	}
+	return s
+}
+
+func (x *Index) setBook(ref v3.Ref, s spec) (err error) {
+	x.books[ref], err = bookOf(ref, s)
 	return err
 }
 
-func (x *Index) setBook(ref v3.Ref, s spec) error {
-	b := &book{ref: ref, tier: cmp.Or(s.tier, "default"), order: math.Inf(1), sets: map[string]setSpec{}}
+func bookOf(ref v3.Ref, s spec) (*book, error) {
+	b := &book{ref: ref, tier: cmp.Or(s.tier, "default"), order: math.Inf(1), forward: s.forward, sets: map[string]setSpec{}}
 	if s.order != nil {
 		b.order = *s.order
 	}
-	b.policy.Ref = ref
+	b.policy = Policy{Ref: ref, Tier: b.tier, Stage: s.stage}
 	b.ingress, b.egress = types(s)
-	c := compiler{ref: ref, tier: b.tier, prefix: x.options.LogPrefix, sets: b.sets}
+	c := compiler{ref: ref, sets: b.sets}
 	var errs [3]error
 	b.subject, errs[0] = subject(ref.Namespace, s.selector, s.namespaceSelector, s.serviceAccountSel)
 	if b.ingress {
@@ -81,8 +101,7 @@ func (x *Index) setBook(ref v3.Ref, s spec) error {
 	if b.egress {
 		b.policy.Egress, errs[2] = c.rules("spec.egress", s.egress, Egress)
 	}
-	x.books[ref] = b
-	return errors.Join(errs[:]...)
+	return b, errors.Join(errs[:]...)
 }
 
 // types infers what the user left out (contract §1.4), as admission does: a stored object may lack it.
@@ -136,12 +155,9 @@ func (t tier) compare(o tier) int {
 	return cmp.Or(cmp.Compare(t.order, o.order), strings.Compare(t.name, o.name))
 }
 
-// tiersByName includes a tier for every name that a policy gives; one that nobody made denies at its end.
+// tiersByName are the tiers that somebody made, and the built-in ones.
 func (x *Index) tiersByName() map[string]tier {
 	out := map[string]tier{}
-	for _, b := range x.books {
-		out[b.tier] = tier{name: b.tier, action: Deny}
-	}
 	for _, t := range builtinTiers {
 		out[t.name] = t
 	}

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -12,9 +14,16 @@ func (x *Index) Plan() *Plan {
 	endpoints := x.hostEndpoints()
 	hosts := x.hostList(endpoints)
 	b := builder{
-		index: x, stands: x.standings(hosts, endpoints), profiles: x.profilesByName(), tiers: x.orderedTiers(),
-		plan:  &Plan{Node: x.node, Hosts: hosts, EndpointToHost: x.options.EndpointToHost},
-		books: map[v3.Ref]*book{}, specs: map[string]setSpec{},
+		index: x, stands: x.standings(hosts, endpoints), peers: x.peers(), profiles: x.profilesByName(),
+		plan:  &Plan{Node: x.node, Hosts: hosts, Settings: map[string]Settings{}},
+		books: map[v3.Ref]*book{}, specs: map[string]setSpec{}, enforced: map[v3.Ref]bool{}, enforcedSets: map[string]bool{},
+	}
+	b.tiers = x.orderedTiers(slices.Collect(maps.Values(x.books)))
+	if staged := x.inForce(); staged != nil {
+		b.staged = x.orderedTiers(staged)
+	}
+	if x.node != "" {
+		b.settings(x.node)
 	}
 	for _, ref := range sortedRefs(x.members) {
 		if m := x.members[ref]; m.endpoint && (x.node == "" || m.node == x.node) {
@@ -31,13 +40,16 @@ func (x *Index) Plan() *Plan {
 
 // builder is one Plan in the making.
 type builder struct {
-	index    *Index
-	plan     *Plan
-	profiles map[string]*profile
-	tiers    []orderedTier
-	stands   map[v3.Ref][]string // the interfaces of host endpoints
-	books    map[v3.Ref]*book    // that some guard names
-	specs    map[string]setSpec
+	index         *Index
+	plan          *Plan
+	profiles      map[string]*profile
+	tiers, staged []orderedTier         // as they are, and as they would be with the staged policies; nil when there are none
+	stands        map[v3.Ref][]string   // the interfaces of host endpoints
+	peers         map[netip.Addr]string // the interfaces of routed addresses
+	books         map[v3.Ref]*book      // that some guard names
+	enforced      map[v3.Ref]bool       // those that an enforced tier names
+	specs         map[string]setSpec
+	enforcedSets  map[string]bool
 }
 
 // orderedTier is a tier and all its policies in order.
@@ -46,66 +58,161 @@ type orderedTier struct {
 	books []*book
 }
 
-func (x *Index) orderedTiers() []orderedTier {
+func (x *Index) orderedTiers(books []*book) []orderedTier {
 	byTier := map[string][]*book{}
-	for _, b := range x.books {
+	for _, b := range books {
 		byTier[b.tier] = append(byTier[b.tier], b)
 	}
+	tiers := x.tiersByName()
 	var out []orderedTier
-	for name, t := range x.tiersByName() {
-		if books := byTier[name]; len(books) > 0 {
-			slices.SortFunc(books, (*book).compare)
-			out = append(out, orderedTier{t, books})
+	for name, books := range byTier {
+		t, ok := tiers[name]
+		if !ok { // nobody made it: it denies at its end
+			t = tier{name: name, action: Deny}
 		}
+		slices.SortFunc(books, (*book).compare)
+		out = append(out, orderedTier{t, books})
 	}
 	slices.SortFunc(out, func(a, b orderedTier) int { return a.compare(b.tier) })
 	return out
 }
 
+// settings of a node, found once.
+func (b *builder) settings(node string) *Settings {
+	s, ok := b.plan.Settings[node]
+	if !ok {
+		s = b.index.settings(node)
+		b.plan.Settings[node] = s
+	}
+	return &s
+}
+
+// places are the stages and directions at which each kind of endpoint is guarded (contract §4.3).
+var (
+	workloadPlaces = []Guard{{Stage: Normal, Direction: Ingress}, {Stage: Normal, Direction: Egress}}
+	hostPlaces     = []Guard{{Stage: Untracked, Direction: Ingress}, {Stage: Untracked, Direction: Egress}, {Stage: PreDNAT, Direction: Ingress},
+		{Stage: Forward, Direction: Ingress}, {Stage: Forward, Direction: Egress},
+		{Stage: Normal, Direction: Ingress}, {Stage: Normal, Direction: Egress}}
+)
+
 func (b *builder) endpoint(m *member) {
 	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
-	if !e.Host() && m.iface != "" {
-		e.Ifaces = []string{m.iface}
+	places := hostPlaces
+	if !e.Host() {
+		e.Ifaces, places = b.ifaces(m), workloadPlaces
 	}
-	labels := b.labels(m)
-	for _, d := range []Direction{Ingress, Egress} {
-		g := Guard{Stage: Normal, Direction: d}
-		if !m.closed {
-			g.Tiers = b.tiersOf(m, labels, d)
+	if !b.closed(m) {
+		e.Sources = m.sources
+	}
+	l := b.labels(m)
+	for _, g := range places {
+		if b.closed(m) {
+			g.Tiers = []Tier{{Default: Deny}}
+		} else {
+			b.guard(&g, m, l)
 		}
-		e.Guards = append(e.Guards, Guard{Stage: g.Stage, Direction: d, Tiers: append(g.Tiers, Tier{Default: Deny})})
+		if len(g.Tiers) > 0 || g.HasStaged {
+			e.Guards = append(e.Guards, g)
+		}
 	}
 	b.plan.Endpoints = append(b.plan.Endpoints, e)
 }
 
-// tiersOf a member: what is built in, its policies, its profiles.
-func (b *builder) tiersOf(m *member, l labels, d Direction) (out []Tier) {
-	alone := func(k *book) Tier { return Tier{Policies: []v3.Ref{b.use(k)}, Default: Pass} }
-	switch {
-	case m.ref.Kind == "HostEndpoint":
-		out = append(out, alone(&book{policy: failsafe(b.index.options)}))
-	case d == Egress:
-		out = append(out, alone(&book{policy: noTunnels}))
+// closed tells whether nothing passes to or from a member, and no selector finds it: it asks for what its node does not allow, as
+// Calico treats it (contract §1.9).
+func (b *builder) closed(m *member) bool {
+	return m.closed || len(m.sources) > 0 && !b.settings(m.node).AnySource
+}
+
+// ifaces behind which a workload is: the one that its object names, or those to which its addresses are routed.
+func (b *builder) ifaces(m *member) (out []string) {
+	if m.iface != "" {
+		return []string{m.iface}
 	}
-	out = append(out, b.policyTiers(l, d)...)
-	for _, name := range m.profiles {
-		out = append(out, alone(&b.profile(name).book))
+	for _, a := range m.addrs {
+		if name, ok := b.peers[a]; ok && m.node == b.index.node && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
 	}
 	return out
 }
 
-// policyTiers leaves out a tier of which no policy selects the endpoint in that direction (contract §4.2).
-func (b *builder) policyTiers(l labels, d Direction) (out []Tier) {
-	for _, t := range b.tiers {
+// guard fills the tiers of one place and, if another list would stand there with the staged policies, that list.
+func (b *builder) guard(g *Guard, m *member, l labels) {
+	if g.Stage == Untracked && m.iface == "*" { // not supported, as in Calico (contract §4.4)
+		return
+	}
+	g.Tiers = b.tiersOf(g, m, b.policyTiers(b.tiers, g, l))
+	for _, t := range g.Tiers {
+		for _, ref := range t.Policies {
+			b.enforced[ref] = true
+		}
+	}
+	if b.staged == nil {
+		return
+	}
+	staged := b.tiersOf(g, m, b.policyTiers(b.staged, g, l))
+	if !slices.EqualFunc(g.Tiers, staged, Tier.equal) {
+		g.Staged, g.HasStaged = staged, true
+	}
+}
+
+func (t Tier) equal(o Tier) bool {
+	return t.Name == o.Name && t.Default == o.Default && slices.Equal(t.Policies, o.Policies)
+}
+
+// tiersOf puts around the tiers of policies what else stands at the place (contract §4.3, §4.5): what is built in before them; the
+// profiles and the final denial behind them. Before connections are known, and for forwarded packets, nothing stands where no
+// policy does.
+func (b *builder) tiersOf(g *Guard, m *member, policies []Tier) (out []Tier) {
+	if g.Stage != Normal && len(policies) == 0 {
+		return nil
+	}
+	alone := func(k *book) Tier { return Tier{Policies: []v3.Ref{b.use(k)}, Default: Pass} }
+	settings := b.settings(m.node)
+	switch {
+	case g.Stage == Forward:
+	case m.ref.Kind == "HostEndpoint":
+		out = append(out, alone(b.builtIn(m.node, settings.failsafe(g.Stage))))
+	case g.Direction == Egress:
+		out = append(out, alone(b.builtIn(m.node, settings.noTunnels())))
+	}
+	out = append(out, policies...)
+	if g.Stage != Normal {
+		return out
+	}
+	for _, name := range m.profiles {
+		out = append(out, alone(&b.profile(name).book))
+	}
+	return append(out, Tier{Default: Deny})
+}
+
+// builtIn is a policy that nobody wrote. It is the same on all nodes but where settings make it another.
+func (b *builder) builtIn(node string, p Policy) *book {
+	if have, ok := b.books[p.Ref]; ok && !reflect.DeepEqual(have.policy, p) {
+		p.Ref.Name += "-" + node
+	}
+	return &book{policy: p}
+}
+
+// policyTiers leaves out a tier of which no policy selects the endpoint in that direction (contract §4.2). Untracked and pre-DNAT
+// policies only ever decide by their rules.
+func (b *builder) policyTiers(tiers []orderedTier, g *Guard, l labels) (out []Tier) {
+	for _, t := range tiers {
 		var refs []v3.Ref
 		for _, k := range t.books {
-			if k.guards(d) && k.subject != nil && k.subject.Matches(l) {
+			if k.stands(g.Stage) && k.guards(g.Direction) && k.subject != nil && k.subject.Matches(l) {
 				refs = append(refs, b.use(k))
 			}
 		}
-		if len(refs) > 0 {
-			out = append(out, Tier{Name: t.name, Policies: refs, Default: t.action})
+		if len(refs) == 0 {
+			continue
 		}
+		action := t.action
+		if g.Stage == Untracked || g.Stage == PreDNAT {
+			action = Pass
+		}
+		out = append(out, Tier{Name: t.name, Policies: refs, Default: action})
 	}
 	return out
 }
@@ -126,9 +233,12 @@ func (b *builder) profile(name string) *profile {
 
 // policy adds a policy and notes the sets that it names.
 func (b *builder) policy(k *book) {
-	b.plan.Policies = append(b.plan.Policies, k.policy)
+	p := k.policy
+	p.Staged = !b.enforced[p.Ref]
+	b.plan.Policies = append(b.plan.Policies, p)
 	for id, s := range k.sets {
 		b.specs[id] = s
+		b.enforcedSets[id] = b.enforcedSets[id] || !p.Staged
 	}
 }
 
@@ -166,14 +276,14 @@ func (b *builder) sets() {
 	all := make([]labels, 0, len(b.index.members))
 	members := make([]*member, 0, len(b.index.members))
 	for _, m := range b.index.members {
-		if m.closed {
+		if b.closed(m) {
 			continue
 		}
 		members, all = append(members, m), append(all, b.labels(m))
 	}
 	for _, id := range sortedKeys(b.specs) {
 		spec := b.specs[id]
-		set := Set{ID: id, About: spec.about, OfPorts: spec.ports || spec.port != ""}
+		set := Set{ID: id, About: spec.about, OfPorts: spec.ports || spec.port != "", Staged: !b.enforcedSets[id]}
 		switch {
 		case spec.service != (v3.Ref{}):
 			b.serviceMembers(spec, &set)
@@ -272,7 +382,7 @@ func sortedRefs[V any](m map[v3.Ref]V) []v3.Ref {
 
 // link makes the look-ups that Trace needs. An address that several endpoints claim is the first one's, by Ref.
 func (p *Plan) link() {
-	p.byAddr, p.hosts = map[netip.Addr]*Endpoint{}, map[netip.Addr]*Host{}
+	p.byAddr, p.hosts, p.byName = map[netip.Addr]*Endpoint{}, map[netip.Addr]*Host{}, map[string]*Host{}
 	p.policies, p.sets = map[v3.Ref]*Policy{}, map[string]*Set{}
 	for i := range p.Endpoints {
 		e := &p.Endpoints[i]
@@ -281,8 +391,10 @@ func (p *Plan) link() {
 				p.byAddr[a] = e
 			}
 		}
+		p.staged = p.staged || slices.ContainsFunc(e.Guards, func(g Guard) bool { return g.HasStaged })
 	}
 	for i := range p.Hosts {
+		p.byName[p.Hosts[i].Name] = &p.Hosts[i]
 		for _, a := range p.Hosts[i].Addrs {
 			if p.hosts[a] == nil {
 				p.hosts[a] = &p.Hosts[i]

@@ -31,9 +31,9 @@ func (x *Index) setClusterNetwork(ref v3.Ref, o *policyapi.ClusterNetworkPolicy)
 		return fmt.Errorf("spec.tier: %q is neither Admin nor Baseline, so the policy governs nothing", o.Spec.Tier)
 	}
 	b := &book{ref: ref, tier: tier, order: float64(o.Spec.Priority), sets: map[string]setSpec{}}
-	b.policy.Ref = ref
+	b.policy = Policy{Ref: ref, Tier: tier}
 	b.ingress, b.egress = len(o.Spec.Ingress) > 0, len(o.Spec.Egress) > 0
-	c := clusterNetwork{kubernetes{compiler{ref: ref, tier: tier, sets: b.sets}}}
+	c := clusterNetwork{kubernetes{compiler{ref: ref, sets: b.sets}}}
 	var errs [3]error
 	b.subject, errs[0] = c.subject(&o.Spec.Subject)
 	b.policy.Ingress, errs[1] = c.rules("spec.ingress", clusterIngress(o.Spec.Ingress), Ingress)

@@ -30,45 +30,77 @@ var NeighbourDiscovery = []uint8{130, 131, 132, 133, 135, 136}
 // send but from which a host may have its own address.
 var hostDiscovery = append(slices.Clone(NeighbourDiscovery), 134)
 
-// failsafeRef names the failsafe list as if it were a policy.
-var failsafeRef = v3.Ref{Kind: "Failsafe", Name: "ports"}
+// The built-in policies. They stand before the policies of users, as if they were policies themselves.
+var (
+	failsafeRef  = v3.Ref{Kind: "Failsafe", Name: "ports"}
+	untrackedRef = v3.Ref{Kind: "Failsafe", Name: "untracked"}
+	tunnelsRef   = v3.Ref{Kind: "Protection", Name: "tunnels"}
+)
 
-// noTunnels stands before a workload's policies: what it wraps into a tunnel packet of its own would pass for another's
-// when the host unwraps it (contract §4.7).
-var noTunnels = Policy{Ref: v3.Ref{Kind: "Protection", Name: "tunnels"}, Egress: []Rule{
-	{Action: Deny, Index: 0, Families: AnyFamily, Proto: ProtoUDP, Dst: Side{Ports: []PortRange{{4789, 4789}}}, Note: "a workload may not send VXLAN packets"},
-	{Action: Deny, Index: 1, Families: AnyFamily, Proto: protoIPIP, Note: "a workload may not send IP-in-IP packets"},
-}}
+// builtIn are policies that nobody wrote.
+func builtIn(r v3.Ref) bool { return r.Kind == failsafeRef.Kind || r.Kind == tunnelsRef.Kind }
 
 const protoIPIP = 4
 
-// builtIn are policies that nobody wrote.
-func builtIn(r v3.Ref) bool { return r == failsafeRef || r == noTunnels.Ref }
+// noTunnels stands before a workload's policies: what it wraps into a tunnel packet of its own would pass for another's
+// when the host unwraps it (contract §4.7).
+func (s *Settings) noTunnels() Policy {
+	p := Policy{Ref: tunnelsRef, Stage: Normal}
+	if !s.allowVXLAN {
+		p.Egress = append(p.Egress, Rule{Action: Deny, Index: 0, Families: AnyFamily, Proto: ProtoUDP,
+			Dst: Side{Ports: []PortRange{{s.vxlanPort, s.vxlanPort}}}, Note: "a workload may not send VXLAN packets"})
+	}
+	if !s.allowIPIP {
+		p.Egress = append(p.Egress, Rule{Action: Deny, Index: 1, Families: AnyFamily, Proto: protoIPIP,
+			Note: "a workload may not send IP-in-IP packets"})
+	}
+	return p
+}
 
-// failsafe is the policy that stands before all others at a host endpoint.
-func failsafe(o Options) Policy {
-	p := Policy{Ref: failsafeRef}
-	for i, f := range o.FailsafeIn {
-		p.Ingress = append(p.Ingress, f.rule(i, func(r *Rule) *Side { return &r.Src }))
+// failsafe is the policy that stands before all others at a host endpoint. Untracked packets have no connection by which their
+// answers would be known, so there the answers are ports of their own (contract §4.5).
+func (s *Settings) failsafe(stage Stage) Policy {
+	p := Policy{Ref: failsafeRef, Stage: Normal}
+	for i, f := range s.failsafeIn {
+		p.Ingress = append(p.Ingress, f.rule(i, false, Ingress))
 	}
-	for i, f := range o.FailsafeOut {
-		p.Egress = append(p.Egress, f.rule(i, func(r *Rule) *Side { return &r.Dst }))
+	for i, f := range s.failsafeOut {
+		p.Egress = append(p.Egress, f.rule(i, false, Egress))
 	}
-	for i, t := range hostDiscovery {
+	in, out := len(s.failsafeIn), len(s.failsafeOut)
+	if stage == Untracked {
+		p.Ref = untrackedRef
+		for i, f := range s.failsafeOut {
+			p.Ingress = append(p.Ingress, f.rule(in+i, true, Ingress))
+		}
+		for i, f := range s.failsafeIn {
+			p.Egress = append(p.Egress, f.rule(out+i, true, Egress))
+		}
+	}
+	for _, t := range hostDiscovery {
 		r := Rule{Action: Allow, Families: IPv6, Proto: ProtoICMPv6, ICMP: &ICMP{Type: t, Code: -1}, Name: "neighbour discovery"}
-		r.Index = len(o.FailsafeIn) + i
+		r.Index = len(p.Ingress)
 		p.Ingress = append(p.Ingress, r)
-		r.Index = len(o.FailsafeOut) + i
+		r.Index = len(p.Egress)
 		p.Egress = append(p.Egress, r)
 	}
 	return p
 }
 
-func (f FailsafePort) rule(index int, far func(*Rule) *Side) Rule {
+// rule of the port, or of the answers that come from it. Its net is the far end.
+func (f FailsafePort) rule(index int, answer bool, d Direction) Rule {
 	r := Rule{Action: Allow, Index: index, Families: AnyFamily, Proto: f.Proto, Name: "failsafe"}
-	r.Dst.Ports = []PortRange{{f.Port, f.Port}}
+	near := &r.Dst
+	if answer {
+		near = &r.Src
+	}
+	near.Ports = []PortRange{{f.Port, f.Port}}
 	if f.Net.IsValid() {
-		far(&r).Nets = []netip.Prefix{f.Net.Masked()}
+		far := &r.Src
+		if d == Egress {
+			far = &r.Dst
+		}
+		far.Nets = []netip.Prefix{f.Net.Masked()}
 		r.Families = FamilyOf(f.Net.Addr())
 	}
 	return r

@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,6 +19,16 @@ type FlowSpec struct {
 	SrcPort  uint16       `json:"srcPort"`  // 0 is the first of the ports that clients take
 	ICMPType *uint8       `json:"icmpType"` // nil is an echo request
 	ICMPCode uint8        `json:"icmpCode"`
+
+	// OrigTo and OrigPort are where it is sent when that is another destination than To: a service, or a NodePort. Masquerade is
+	// the source that the node which translates it gives it as well.
+	OrigTo     string `json:"origTo,omitempty"`
+	OrigPort   uint16 `json:"origPort,omitempty"`
+	Masquerade string `json:"masquerade,omitempty"`
+	// Via is a node that it passes on its way, and InIface and OutIface are interfaces there, or else at the ends (see Flow).
+	Via      string `json:"via,omitempty"`
+	InIface  string `json:"inIface,omitempty"`
+	OutIface string `json:"outIface,omitempty"`
 }
 
 // ProtocolText is a protocol's name or, as text or as a JSON number, its number.
@@ -49,10 +62,69 @@ func (x *Index) Flow(l FlowSpec) (f Flow, err error) {
 		return f, fmt.Errorf("%s and %s have no address of the same family", l.From, l.To)
 	}
 	f.SrcPort, f.DstPort, f.ICMPCode = l.SrcPort, l.Port, l.ICMPCode
+	f.Via, f.InIface, f.OutIface = l.Via, l.InIface, l.OutIface
+	if l.Via != "" && !slices.Contains(x.Nodes(), l.Via) {
+		return f, fmt.Errorf("via: no object is on node %q", l.Via)
+	}
+	if err := x.translations(&l, &f); err != nil {
+		return f, err
+	}
 	if f.Proto, err = protocolNumber(string(l.Protocol), f.Src.Is6()); err != nil {
 		return f, err
 	}
 	return f, l.defaults(&f)
+}
+
+// translations reads what a node on the way makes of the packet, and finds that node.
+func (x *Index) translations(l *FlowSpec, f *Flow) (err error) {
+	if l.OrigTo == "" {
+		if l.OrigPort != 0 || l.Masquerade != "" {
+			return errors.New("origTo: is needed for origPort and masquerade")
+		}
+		return nil
+	}
+	if f.OrigDst, err = x.same("origTo", l.OrigTo, f); err != nil {
+		return err
+	}
+	if f.OrigDstPort = l.OrigPort; l.OrigPort == 0 {
+		f.OrigDstPort = l.Port
+	}
+	if l.Masquerade != "" {
+		if f.Masquerade, err = x.same("masquerade", l.Masquerade, f); err != nil {
+			return err
+		}
+	}
+	f.NATNode = cmp.Or(f.Via, x.nodeWith(f.Src), x.nodeWith(f.Dst))
+	return nil
+}
+
+// same is an address of what a person names, in the flow's family.
+func (x *Index) same(field, end string, f *Flow) (netip.Addr, error) {
+	addrs, err := x.Addrs(end)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%s: %w", field, err)
+	}
+	for _, a := range addrs {
+		if a.Is4() == f.Src.Is4() {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("%s: %s has no address of the family of %s", field, end, f.Src)
+}
+
+// nodeWith is the node on which an address is, or "".
+func (x *Index) nodeWith(a netip.Addr) string {
+	for _, ref := range sortedRefs(x.members) {
+		if m := x.members[ref]; m.endpoint && ref.Kind != "HostEndpoint" && slices.Contains(m.addrs, a) {
+			return m.node
+		}
+	}
+	for _, h := range x.hostList(nil) {
+		if slices.Contains(h.Addrs, a) {
+			return h.Name
+		}
+	}
+	return ""
 }
 
 func only6(addrs []netip.Addr) (out []netip.Addr) {

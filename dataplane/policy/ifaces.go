@@ -8,10 +8,12 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Iface is an interface of a host and the addresses on it.
+// Iface is an interface of a host, the addresses on it, and the addresses behind it to each of which the host has a route of its
+// own: so a routed workload's interface is known, whatever made it.
 type Iface struct {
 	Name  string
 	Addrs []netip.Addr
+	Peers []netip.Addr
 }
 
 // SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
@@ -80,6 +82,19 @@ func (x *Index) interfaces(host string, endpoints []*member, addrs []netip.Addr)
 	return out
 }
 
+// peers are the interfaces to which single addresses are routed.
+func (x *Index) peers() map[netip.Addr]string {
+	out := map[netip.Addr]string{}
+	for _, f := range x.ifaces {
+		for _, a := range f.Peers {
+			if _, ok := out[a]; !ok {
+				out[a] = f.Name
+			}
+		}
+	}
+	return out
+}
+
 // standings tell on which interfaces each host endpoint stands: on the one it names or, if it names none, on those that have an
 // address which it expects. Where several could stand the first by name does (contract §4.4).
 func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.Ref][]string {
@@ -116,12 +131,12 @@ func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.R
 
 // Iface is the interface of a host on which an address is; the host's first one for an address that is on none.
 func (h *Host) Iface(a netip.Addr) string {
-	for _, f := range h.Ifaces {
-		if slices.Contains(f.Addrs, a) {
-			return f.Name
+	for i := 0; h != nil && i < len(h.Ifaces); i++ {
+		if slices.Contains(h.Ifaces[i].Addrs, a) {
+			return h.Ifaces[i].Name
 		}
 	}
-	if len(h.Ifaces) == 0 {
+	if h == nil || len(h.Ifaces) == 0 {
 		return ""
 	}
 	return h.Ifaces[0].Name

@@ -17,16 +17,12 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Options are the settings that Calico keeps in FelixConfiguration (contract §1.11.1).
+// Options are what the operator of a node says himself; it wins over every object.
 type Options struct {
-	// EndpointToHost is what becomes of a workload's packet to its own host after its egress policy allowed it:
-	// Deny (the default), Allow, or Pass to leave it to others. It is defaultEndpointToHostAction.
-	EndpointToHost Action
-	// FailsafeIn and FailsafeOut are ports of host endpoints that no policy can close. nil means Calico's defaults, empty
-	// means none.
-	FailsafeIn, FailsafeOut []FailsafePort
-	// LogPrefix of Log rules, with Calico's specifiers %t %k %n %p; "" means calico-packet.
-	LogPrefix string
+	// Felix is settings from flags, files and environment (contract §1.11.1).
+	Felix v3.FelixConfigurationSpec
+	// Reevaluate is establishedConnections: Reevaluate (design §5).
+	Reevaluate bool
 }
 
 // FailsafePort is one entry of a failsafe list; Net, if valid, restricts the other end's address.
@@ -48,28 +44,18 @@ type Index struct {
 	services map[v3.Ref]service
 	hosts    map[v3.Ref]Host
 	nodes    map[v3.Ref]nodeFacts
+	configs  map[v3.Ref]config
+	staged   map[v3.Ref]*book
 	ifaces   []Iface // what the node really has; nil when nobody said
 }
 
 // NewIndex makes an Index whose Plan is for one node, or for every node when node is "".
 func NewIndex(node string, o Options) *Index {
-	if o.EndpointToHost == None {
-		o.EndpointToHost = Deny
-	}
-	if o.LogPrefix == "" {
-		o.LogPrefix = "calico-packet"
-	}
-	if o.FailsafeIn == nil {
-		o.FailsafeIn = defaultFailsafeIn
-	}
-	if o.FailsafeOut == nil {
-		o.FailsafeOut = defaultFailsafeOut
-	}
 	return &Index{
 		node: node, options: o,
 		tiers: map[v3.Ref]tier{}, books: map[v3.Ref]*book{}, profiles: map[v3.Ref]*profile{},
 		members: map[v3.Ref]*member{}, services: map[v3.Ref]service{}, hosts: map[v3.Ref]Host{},
-		nodes: map[v3.Ref]nodeFacts{},
+		nodes: map[v3.Ref]nodeFacts{}, configs: map[v3.Ref]config{}, staged: map[v3.Ref]*book{},
 	}
 }
 
@@ -84,9 +70,17 @@ func (x *Index) Set(obj metav1.Object) error {
 	case *v3.Tier:
 		ref.Kind, set = "Tier", func() error { x.tiers[ref] = tierOf(o); return nil }
 	case *v3.NetworkPolicy:
-		ref.Kind, set = "NetworkPolicy", func() error { return x.setBook(ref, specOfNetworkPolicy(o)) }
+		ref.Kind, set = "NetworkPolicy", func() error { return x.setBook(ref, specOf(&o.Spec)) }
 	case *v3.GlobalNetworkPolicy:
-		ref.Kind, set = "GlobalNetworkPolicy", func() error { return x.setGlobal(ref, o) }
+		ref.Kind, set = "GlobalNetworkPolicy", func() error { return x.setBook(ref, globalSpec(&o.Spec)) }
+	case *v3.StagedNetworkPolicy:
+		ref.Kind, set = "StagedNetworkPolicy", func() error { return x.setStaged(ref, o.Spec.StagedAction, specOf(&o.Spec.NetworkPolicySpec)) }
+	case *v3.StagedGlobalNetworkPolicy:
+		ref.Kind, set = "StagedGlobalNetworkPolicy", func() error {
+			return x.setStaged(ref, o.Spec.StagedAction, globalSpec(&o.Spec.GlobalNetworkPolicySpec))
+		}
+	case *v3.StagedKubernetesNetworkPolicy:
+		ref.Kind, set = "StagedKubernetesNetworkPolicy", func() error { return x.setStagedKubernetes(ref, o) }
 	case *networkingv1.NetworkPolicy:
 		ref.Kind, set = v3.KindKubernetesNetworkPolicy, func() error { return x.setKubernetes(ref, o) }
 	case *policyapi.ClusterNetworkPolicy:
@@ -109,6 +103,8 @@ func (x *Index) Set(obj metav1.Object) error {
 		ref.Kind, set = "NetworkSet", func() error { return x.setMember(networkSet(ref, o.Labels, o.Spec.Nets)) }
 	case *corev1.Node:
 		ref.Kind, set = "Node", func() error { return x.setNode(ref, o) }
+	case *v3.FelixConfiguration:
+		ref.Kind, set = "FelixConfiguration", func() error { return x.setConfig(ref, o) }
 	case *discoveryv1.EndpointSlice:
 		ref.Kind, set = "EndpointSlice", func() error { return x.setSlice(ref, o) }
 	default:
@@ -130,6 +126,8 @@ func (x *Index) Delete(ref v3.Ref) {
 	delete(x.services, ref)
 	delete(x.hosts, ref)
 	delete(x.nodes, ref)
+	delete(x.configs, ref)
+	delete(x.staged, ref)
 }
 
 // setMember keeps what could be read of a member beside the error about the rest.

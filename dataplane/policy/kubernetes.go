@@ -18,11 +18,16 @@ const kubernetesOrder = 1000 // of every Kubernetes NetworkPolicy in tier defaul
 
 // setKubernetes takes in a networking.k8s.io NetworkPolicy. It has Allow rules only, so what cannot be understood
 // matches nothing.
-func (x *Index) setKubernetes(ref v3.Ref, o *networkingv1.NetworkPolicy) error {
+func (x *Index) setKubernetes(ref v3.Ref, o *networkingv1.NetworkPolicy) (err error) {
+	x.books[ref], err = kubernetesBook(ref, o)
+	return err
+}
+
+func kubernetesBook(ref v3.Ref, o *networkingv1.NetworkPolicy) (*book, error) {
 	b := &book{ref: ref, tier: "default", order: kubernetesOrder, sets: map[string]setSpec{}}
-	b.policy.Ref = ref
+	b.policy = Policy{Ref: ref, Tier: b.tier}
 	b.ingress, b.egress = kubernetesTypes(&o.Spec)
-	k := kubernetes{compiler{ref: ref, tier: b.tier, sets: b.sets}}
+	k := kubernetes{compiler{ref: ref, sets: b.sets}}
 	subject, err := k.pods(&o.Spec.PodSelector)
 	if err == nil {
 		b.subject = selector.And(subject, inNamespace(ref.Namespace))
@@ -40,8 +45,7 @@ func (x *Index) setKubernetes(ref v3.Ref, o *networkingv1.NetworkPolicy) error {
 		b.policy.Egress = append(b.policy.Egress, rules...)
 		errs = append(errs, within(fmt.Sprintf("spec.egress[%d]", i), err))
 	}
-	x.books[ref] = b
-	return errors.Join(errs...)
+	return b, errors.Join(errs...)
 }
 
 func within(field string, err error) error {

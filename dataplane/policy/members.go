@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,7 +31,8 @@ const (
 type member struct {
 	ref      v3.Ref
 	endpoint bool
-	closed   bool // nothing passes to it or from it, and no selector finds it
+	closed   bool           // what it asks for makes no sense
+	sources  []netip.Prefix // from which it asks to send, beside its own addresses
 	node     string
 	iface    string
 	labels   map[string]string // its own
@@ -74,8 +76,8 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 			m.labels[k] = v
 		}
 	}
-	if o.Annotations[annotationSources] != "" {
-		err = errors.Join(err, m.spoofing("metadata.annotations["+annotationSources+"]"))
+	if text := o.Annotations[annotationSources]; text != "" {
+		err = errors.Join(err, m.spoofing("metadata.annotations["+annotationSources+"]", listed(text)))
 	}
 	m.labels[labelNamespace] = o.Namespace
 	m.labels[labelOrchestrator] = "k8s"
@@ -106,11 +108,28 @@ const (
 	annotationSources = "cni.projectcalico.org/allowedSourcePrefixes"
 )
 
-// spoofing is refused by cutting off whoever asks for it, as Calico does while workloadSourceSpoofing is Disabled
-// (contract §1.9).
-func (m *member) spoofing(field string) error {
-	m.closed = true
-	return fmt.Errorf("%s: sending from other addresses is not allowed here: the endpoint is cut off", field)
+// spoofing notes from where an endpoint asks to send. Where its node does not let it, it is cut off; so it is if the request
+// cannot be read (contract §1.9).
+func (m *member) spoofing(field string, texts []string) error {
+	var nets []netip.Prefix
+	for _, t := range texts {
+		p, err := parsePrefix(strings.TrimSpace(t))
+		if err != nil {
+			m.closed = true
+			return fmt.Errorf("%s: %w: the endpoint is cut off", field, err)
+		}
+		nets = append(nets, p)
+	}
+	m.sources = mergeNets(nets)
+	return Notice(field + ": unless workloadSourceSpoofing is Any where it runs, an endpoint that asks for this is cut off")
+}
+
+// listed reads a list as JSON or with commas between.
+func listed(text string) (out []string) {
+	if json.Unmarshal([]byte(text), &out) == nil {
+		return out
+	}
+	return strings.Split(text, ",")
 }
 
 // podAddrs takes the first source of addresses that has any.
@@ -142,7 +161,7 @@ func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
 	}
 	errs := []error{err}
 	if len(o.Spec.AllowSpoofedSourcePrefixes) > 0 {
-		errs = append(errs, m.spoofing("spec.allowSpoofedSourcePrefixes"))
+		errs = append(errs, m.spoofing("spec.allowSpoofedSourcePrefixes", o.Spec.AllowSpoofedSourcePrefixes))
 	}
 	for i, p := range o.Spec.Ports {
 		proto, err := v3.ParseProtocol(p.Protocol)

@@ -16,14 +16,15 @@ type Plan struct {
 	Sets      []Set      // all that a rule names, by ID
 	Hosts     []Host     // by name
 
-	// EndpointToHost is what becomes of a workload's packet to its own host once the workload's egress policy has
-	// allowed it: Deny, Allow, or Pass (left to others) (contract §4.4, defaultEndpointToHostAction).
-	EndpointToHost Action
+	// Settings of each node that the plan is for.
+	Settings map[string]Settings
 
 	byAddr   map[netip.Addr]*Endpoint // workloads
 	hosts    map[netip.Addr]*Host
+	byName   map[string]*Host
 	policies map[v3.Ref]*Policy
 	sets     map[string]*Set
+	staged   bool // some guard has a staged list
 }
 
 // Host is a node, the addresses that are its own, and its interfaces, the one that leads elsewhere first.
@@ -35,10 +36,11 @@ type Host struct {
 
 // Endpoint is something that policy guards: a workload, or a host's interface.
 type Endpoint struct {
-	Ref    v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
-	Node   string
-	Ifaces []string     // the host's interfaces behind or on which it stands; "*" is any other; of a pod they may not be known
-	Addrs  []netip.Addr // the endpoint's own addresses, sorted
+	Ref     v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
+	Node    string
+	Ifaces  []string       // the host's interfaces behind or on which it stands; "*" is any other; of a pod they may not be known
+	Addrs   []netip.Addr   // the endpoint's own addresses, sorted
+	Sources []netip.Prefix // other addresses that it may send from; merged and sorted
 	// Guards are by Stage and Direction; what has no guard is not judged there.
 	Guards []Guard
 }
@@ -57,7 +59,12 @@ func (e *Endpoint) Host() bool { return e.Ref.Kind == "HostEndpoint" }
 type Guard struct {
 	Stage     Stage
 	Direction Direction
-	Tiers     []Tier
+	Tiers     []Tier // none: nothing is judged here
+
+	// Staged is the tiers as they would be if the staged policies were in force, where that is another list; it is never
+	// enforced (contract §4.9). HasStaged tells an empty list from none.
+	Staged    []Tier
+	HasStaged bool
 }
 
 // Tier is an ordered list of policies and what happens to a packet that none of them decides.
@@ -70,6 +77,9 @@ type Tier struct {
 // Policy is the rules of one policy, profile or failsafe list.
 type Policy struct {
 	Ref             v3.Ref
+	Tier            string
+	Stage           Stage // Untracked or PreDNAT for what only stands there, Normal for all else
+	Staged          bool  // only staged lists name it
 	Ingress, Egress []Rule
 }
 
@@ -103,7 +113,6 @@ type Rule struct {
 	ICMP     *ICMP
 	NotICMP  *ICMP
 	Src, Dst Side
-	Prefix   string // of a Log rule's messages
 }
 
 // ICMP is a type and perhaps a code, of ICMP in IPv4 or ICMPv6 in IPv6.
@@ -135,6 +144,7 @@ type Set struct {
 	Nets    []netip.Prefix // networks, merged and sorted
 	Ports   []AddrPort     // of a set of ports, sorted
 	OfPorts bool           // a set of ports, even if empty
+	Staged  bool           // only staged policies name it
 }
 
 // AddrPort is one port of one endpoint.
@@ -194,15 +204,15 @@ func (d Direction) String() string { return directionNames[d] }
 // Stage is where on a packet's way a guard stands (contract §4.3).
 type Stage uint8
 
-// The stages, in the order in which a packet meets them.
+// The stages. A packet meets Untracked, PreDNAT, then Forward or, where it ends or begins, Normal; a workload has Normal only.
 const (
-	Untracked Stage = iota
+	Normal Stage = iota
+	Untracked
 	PreDNAT
 	Forward
-	Normal
 )
 
-var stageNames = [...]string{Untracked: "untracked", PreDNAT: "preDNAT", Forward: "forward", Normal: "normal"}
+var stageNames = [...]string{Normal: "normal", Untracked: "untracked", PreDNAT: "preDNAT", Forward: "forward"}
 
 func (s Stage) String() string { return stageNames[s] }
 

@@ -18,7 +18,7 @@ type profile struct {
 const defaultAllowProfile = "projectcalico-default-allow"
 
 func (x *Index) setProfile(ref v3.Ref, o *v3.Profile) error {
-	c := compiler{prefix: x.options.LogPrefix, ref: ref, sets: map[string]setSpec{}}
+	c := compiler{ref: ref, sets: map[string]setSpec{}}
 	b := book{ref: ref, sets: c.sets}
 	var in, out error
 	b.policy.Ref = ref

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -17,10 +16,9 @@ import (
 
 // compiler turns the rules of one object into Rules, and collects the sets that they name.
 type compiler struct {
-	ref    v3.Ref
-	tier   string
-	prefix string // of Log rules
-	sets   map[string]setSpec
+	ref     v3.Ref
+	sets    map[string]setSpec
+	notices []Notice // of the rule that is being compiled
 }
 
 // setSpec is what selects a set's members.
@@ -35,12 +33,41 @@ type setSpec struct {
 	nodes   *selector.Selector // or the addresses of Nodes
 }
 
+// Notice is an error that only tells: what it is about is enforced as written, and may not do what its author thinks.
+type Notice string
+
+func (n Notice) Error() string { return string(n) }
+
+// OnlyNotices tells whether there is nothing in an error of Set that is not enforced as written.
+func OnlyNotices(err error) bool {
+	switch e := err.(type) {
+	case nil, Notice:
+		return true
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if !OnlyNotices(part) {
+				return false
+			}
+		}
+		return true
+	case interface{ Unwrap() error }:
+		return e.Unwrap() != nil && OnlyNotices(e.Unwrap())
+	}
+	return false
+}
+
+func (c *compiler) notice(text string) { c.notices = append(c.notices, Notice(text)) }
+
 // rules compiles a list. A rule that cannot be understood fails closed: an Allow or Log rule matches nothing, any other
 // denies everything at its place (design §5).
 func (c *compiler) rules(field string, in []v3.Rule, d Direction) (out []Rule, err error) {
 	var errs []error
 	for i := range in {
+		c.notices = nil
 		r, err := c.rule(&in[i], d)
+		for _, n := range c.notices {
+			errs = append(errs, Notice(fmt.Sprintf("%s[%d].%s", field, i, n)))
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s[%d]%w", field, i, err))
 			if in[i].Action == v3.Allow || in[i].Action == v3.Log {
@@ -63,9 +90,6 @@ func (c *compiler) rule(in *v3.Rule, d Direction) (r Rule, err error) {
 	var ok bool
 	if r.Action, ok = actions[in.Action]; !ok {
 		return fail("action", fmt.Errorf("%q is none of Allow, Deny, Pass and Log", in.Action))
-	}
-	if r.Action == Log {
-		r.Prefix = c.logPrefix()
 	}
 	if in.Metadata != nil {
 		r.Name = in.Metadata.Annotations["name"]
@@ -91,13 +115,29 @@ func (c *compiler) rule(in *v3.Rule, d Direction) (r Rule, err error) {
 	if in.HTTP != nil && r.Action != Allow { // an Allow's HTTP match is L4 only in a kernel (contract §3.3); more would be refused
 		return fail("http", errors.New("is for Allow rules only"))
 	}
+	if in.HTTP != nil {
+		c.notice("http: only addresses, protocol and ports are enforced: every request on them is allowed")
+	}
 	if r.Src, err = c.side(&in.Source, &r, d == Ingress, false); err != nil {
 		return fail("source", err)
 	}
 	if r.Dst, err = c.side(&in.Destination, &r, false, d == Egress); err != nil {
 		return fail("destination", err)
 	}
+	c.oneFamily(in, &r)
 	return r, nil
+}
+
+// oneFamily tells of a rule that "not in these networks" takes away from a family of which the list names none (contract §3.5).
+func (c *compiler) oneFamily(in *v3.Rule, r *Rule) {
+	if in.IPVersion != nil || len(r.Src.Nets)+len(r.Dst.Nets) > 0 || r.Families == AnyFamily || r.Families == 0 {
+		return
+	}
+	field := "source"
+	if len(r.Dst.NotNets) > 0 {
+		field = "destination"
+	}
+	c.notice(field + ".notNets: names networks of one family only, so the rule does not exist for the other")
 }
 
 func families(version *int) (Families, error) {
@@ -275,20 +315,8 @@ func hashID(prefix, text string) string {
 }
 
 var shortKinds = map[string]string{"NetworkPolicy": "np", "GlobalNetworkPolicy": "gnp", "Profile": "pro",
+	"StagedNetworkPolicy": "snp", "StagedGlobalNetworkPolicy": "sgnp", "StagedKubernetesNetworkPolicy": "sknp",
 	v3.KindKubernetesNetworkPolicy: "knp", v3.KindKubernetesClusterNetworkPolicy: "kcnp", "Failsafe": "failsafe", "Protection": "protection"}
 
 // ShortKind is Calico's short name of a policy kind (contract §4.10).
 func ShortKind(kind string) string { return shortKinds[kind] }
-
-// logPrefix fills in the specifiers of contract §4.10; nft takes at most 127 bytes.
-func (c *compiler) logPrefix() string {
-	path := c.ref.Name
-	if c.ref.Namespace != "" {
-		path = c.ref.Namespace + "/" + c.ref.Name
-	}
-	p := strings.NewReplacer("%t", c.tier, "%k", ShortKind(c.ref.Kind), "%n", c.ref.Name, "%p", path).Replace(c.prefix) + ": "
-	if len(p) > 127 {
-		p = p[:127]
-	}
-	return p
-}

@@ -34,10 +34,21 @@ func (e *Endpoint) String() string {
 	for _, a := range e.Addrs {
 		fmt.Fprintf(&b, " %s", a)
 	}
+	if len(e.Sources) > 0 {
+		fmt.Fprintf(&b, " and from %s", strings.Join(texts(e.Sources), ","))
+	}
 	b.WriteByte('\n')
 	for _, g := range e.Guards {
-		fmt.Fprintf(&b, "  %s %s\n", g.Stage, g.Direction)
+		if len(g.Tiers) > 0 {
+			fmt.Fprintf(&b, "  %s %s\n", g.Stage, g.Direction)
+		}
 		for _, t := range g.Tiers {
+			b.WriteString(t.text())
+		}
+		if g.HasStaged {
+			fmt.Fprintf(&b, "  %s %s with what is staged\n", g.Stage, g.Direction)
+		}
+		for _, t := range g.Staged {
 			b.WriteString(t.text())
 		}
 	}

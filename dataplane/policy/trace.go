@@ -4,33 +4,53 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Flow is the first packet of a connection, as the policed hosts see it: after destination NAT, before source NAT.
+// Flow is the first packet of a connection.
 type Flow struct {
-	Src, Dst           netip.Addr
+	Src, Dst           netip.Addr // Dst is where it arrives, after destination NAT
 	Proto              uint8
 	SrcPort, DstPort   uint16
 	ICMPType, ICMPCode uint8
-	// InIface and OutIface are the host's interfaces on which the packet comes in and goes out. Where they are "" Trace
-	// takes the one that has the host's address.
+
+	// OrigDst and OrigDstPort are where it was sent, when a node on its way translates that: a service's address, or a NodePort.
+	OrigDst     netip.Addr
+	OrigDstPort uint16
+	// NATNode is the node that does so: Via, or else the first on the way. Masquerade is the source that it has from there on.
+	NATNode    string
+	Masquerade netip.Addr
+
+	// Via is a node that the packet passes on its way to its destination's.
+	Via string
+	// InIface is the interface by which the packet comes in, at Via or else at its destination's node, and OutIface the one by which
+	// it goes out, at Via or else at its source's node. Where they are "" Trace takes the one that has the host's address, or the
+	// host's first one.
 	InIface, OutIface string
 }
 
 // Trace is what a Plan does to a Flow, and why.
 type Trace struct {
+	Outcome
+	// Staged is what would be done if the staged policies were in force; nil when no such policy concerns this plan.
+	Staged *Outcome
+}
+
+// Outcome is a verdict and the way to it.
+type Outcome struct {
 	Verdict Action // Allow or Deny
 	Egress  *Judgement
 	Ingress *Judgement
 	Steps   []Step
 }
 
-// Judgement is what decided at one end. It is absent where no endpoint is guarded.
+// Judgement is what decided at one end, or what denied on the way. It is absent where no endpoint is guarded.
 type Judgement struct {
 	Verdict  Action
 	Endpoint v3.Ref
+	Stage    Stage
 	Tier     string // "" for what is no tier to the user
 	Policy   v3.Ref // zero when no policy's rule decided
 	Rule     int    // index in the object, -1 when none
@@ -40,6 +60,7 @@ type Judgement struct {
 // Step is one thing that was asked on the way.
 type Step struct {
 	Endpoint  v3.Ref
+	Stage     Stage
 	Direction Direction
 	Tier      string
 	Policy    v3.Ref
@@ -48,59 +69,161 @@ type Step struct {
 	Why       string
 }
 
-// Trace walks a flow through the plan: out of its source, then into its destination. It is the reference that the
-// compiled table is held against, and shares no code with it.
+// Trace walks a flow through the plan, node by node. It is the reference that the compiled table is held against, and shares no
+// code with it.
 func (p *Plan) Trace(f Flow) Trace {
-	t := tracer{plan: p, flow: &f, out: Trace{Verdict: Allow}}
-	src, dst := p.byAddr[f.Src], p.byAddr[f.Dst]
-	srcHost, dstHost := p.Host(f.Src), p.Host(f.Dst)
-	switch {
-	case src != nil && src == dst:
-		t.note(src.Ref, Egress, Allow, "a packet to itself never leaves the workload")
-		return t.out
-	case src != nil:
-		t.fromWorkload(src, dstHost)
-	case srcHost != nil && dst != nil && dst.Node == srcHost.Name:
-		t.note(dst.Ref, Ingress, Allow, "a host may always reach its own workloads")
-		return t.out
-	case srcHost != nil:
-		t.judgeHost(srcHost, f.Src, dstHost, f.OutIface, Egress)
+	out := Trace{Outcome: p.trace(f, false)}
+	if p.staged {
+		staged := p.trace(f, true)
+		out.Staged = &staged
 	}
-	switch {
-	case t.out.Verdict == Deny:
-	case dst != nil:
-		t.judge(dst, Ingress)
-	case dstHost != nil && (src == nil || src.Node != dstHost.Name):
-		t.judgeHost(dstHost, f.Dst, srcHost, f.InIface, Ingress)
+	return out
+}
+
+func (p *Plan) trace(f Flow, staged bool) Outcome {
+	t := tracer{plan: p, staged: staged, out: Outcome{Verdict: Allow}}
+	if e := p.byAddr[f.Src]; e != nil && f.Src == f.Dst && !f.OrigDst.IsValid() && f.Via == "" {
+		t.note(e.Ref, Egress, Allow, "a packet to itself never leaves the workload")
+		return t.out
+	}
+	for _, h := range p.journey(f) {
+		t.node, t.skip = &h, false
+		if h.made {
+			t.leave()
+		} else {
+			t.enter()
+		}
 	}
 	return t.out
 }
 
-// tracer is one Trace in the making.
+// tracer is one Outcome in the making.
 type tracer struct {
-	plan *Plan
-	flow *Flow
-	out  Trace
+	plan   *Plan
+	staged bool
+	node   *hop
+	flow   *Flow // as it is now
+	skip   bool  // an untracked or pre-DNAT policy has allowed the packet: later policy of host endpoints is not asked
+	out    Outcome
 }
 
 func (t *tracer) note(ref v3.Ref, d Direction, a Action, why string) {
 	t.out.Steps = append(t.out.Steps, Step{Endpoint: ref, Direction: d, Rule: -1, Action: a, Why: why})
 }
 
-// fromWorkload judges a workload's egress; a packet to its own host then meets EndpointToHost (contract §4.4), and
-// neighbour discovery with the host meets no policy (contract §4.6).
-func (t *tracer) fromWorkload(src *Endpoint, dstHost *Host) {
-	own := dstHost != nil && dstHost.Name == src.Node
-	if own && t.flow.Proto == ProtoICMPv6 && t.flow.Src.Is6() && slices.Contains(NeighbourDiscovery, t.flow.ICMPType) {
+// enter is what a node does to a packet that comes in by an interface.
+func (t *tracer) enter() {
+	h := t.node
+	t.flow = &h.before
+	if h.from != nil {
+		t.source(h.from)
+	} else {
+		t.host(Untracked, Ingress, h.in)
+	}
+	t.host(PreDNAT, Ingress, h.in)
+	t.flow = &h.after
+	if h.taken {
+		t.take()
+	} else {
+		t.forward()
+	}
+}
+
+// source refuses what a workload sends from an address that is not its own, where its interface is known (contract §4.7). IPv6's
+// link-local and unspecified addresses, and IPv4's broadcasts of a host that has no address yet, go nowhere but to the host.
+func (t *tracer) source(e *Endpoint) {
+	src := t.flow.Src
+	local := src.Is6() && (src.IsLinkLocalUnicast() || src.IsUnspecified()) ||
+		src == netip.IPv4Unspecified() && t.flow.Dst == broadcast
+	if t.out.Verdict == Deny || len(e.Ifaces) == 0 || slices.Contains(e.Addrs, src) || containsAddr(e.Sources, src) || local {
+		return
+	}
+	t.settle(&Judgement{Verdict: Deny, Endpoint: e.Ref, Rule: -1, Why: "a workload may send only from its own addresses"}, Egress)
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// take is what a node does to a packet for itself. One of its own workloads' never meets host endpoints (contract §4.4).
+func (t *tracer) take() {
+	switch h := t.node; {
+	case h.from != nil:
+		t.fromWorkload(h.from)
+	case t.unknown(h.in) && !t.discovery():
+		t.refuseUnknown(Egress, h.in)
+	default:
+		t.host(Normal, Ingress, h.in)
+	}
+}
+
+// discovery tells whether the packet is one of IPv6 neighbour discovery between a workload and its host.
+func (t *tracer) discovery() bool {
+	return t.flow.Proto == ProtoICMPv6 && t.flow.Src.Is6() && slices.Contains(NeighbourDiscovery, t.flow.ICMPType)
+}
+
+// forward is what a node does to a packet that passes.
+func (t *tracer) forward() {
+	h := t.node
+	t.host(Forward, Ingress, h.in)
+	switch {
+	case h.from != nil:
+		t.judge(h.from, Normal, Egress)
+	case t.unknown(h.in):
+		t.refuseUnknown(Egress, h.in)
+	}
+	switch {
+	case h.to != nil:
+		t.judge(h.to, Normal, Ingress)
+	case t.unknown(h.out):
+		t.refuseUnknown(Ingress, h.out)
+	}
+	t.skip = false // what was allowed on the way in says nothing of the way out
+	t.host(Forward, Egress, h.out)
+}
+
+// leave is what a node does to a packet of its own.
+func (t *tracer) leave() {
+	h := t.node
+	t.flow = &h.before
+	t.host(Untracked, Egress, h.first)
+	t.flow = &h.after
+	switch {
+	case t.out.Verdict == Deny:
+	case h.to != nil:
+		t.note(h.to.Ref, Ingress, Allow, "a host may always reach its own workloads")
+	default:
+		t.host(Normal, Egress, h.out)
+	}
+}
+
+// unknown tells whether an interface is a workload's by its name (contract §4.7). Those of known workloads have been seen to.
+func (t *tracer) unknown(iface string) bool {
+	settings := t.plan.Settings[t.node.node]
+	return slices.ContainsFunc(settings.Prefixes, func(p string) bool { return p != "" && strings.HasPrefix(iface, p) })
+}
+
+func (t *tracer) refuseUnknown(d Direction, iface string) {
+	if t.out.Verdict != Deny {
+		t.settle(&Judgement{Verdict: Deny, Rule: -1, Why: "interface " + iface + " belongs to no workload that is known"}, d)
+	}
+}
+
+// fromWorkload judges a workload's egress to its own host; it then meets EndpointToHost (contract §4.4), and neighbour discovery
+// meets no policy (contract §4.6).
+func (t *tracer) fromWorkload(src *Endpoint) {
+	if t.out.Verdict == Deny {
+		return
+	}
+	if t.discovery() {
 		t.note(src.Ref, Egress, Allow, "IPv6 neighbour discovery with the own host is always allowed")
 		return
 	}
-	t.judge(src, Egress)
-	if !own || t.out.Verdict == Deny {
+	t.judge(src, Normal, Egress)
+	if t.out.Verdict == Deny {
 		return
 	}
-	why := "a workload's traffic to its own host: defaultEndpointToHostAction is " + toHostNames[t.plan.EndpointToHost]
-	if t.plan.EndpointToHost == Deny {
+	action := t.plan.Settings[t.node.node].EndpointToHost
+	why := "a workload's traffic to its own host: defaultEndpointToHostAction is " + toHostNames[action]
+	if action == Deny {
 		t.settle(&Judgement{Verdict: Deny, Endpoint: src.Ref, Rule: -1, Why: why}, Egress)
 	} else {
 		t.note(src.Ref, Egress, Allow, why)
@@ -109,17 +232,15 @@ func (t *tracer) fromWorkload(src *Endpoint, dstHost *Host) {
 
 var toHostNames = map[Action]string{Allow: "Accept", Deny: "Drop", Pass: "Return"}
 
-// judgeHost judges at the host endpoint that a host's packet meets. Between two addresses of one host it goes through
-// the loopback interface.
-func (t *tracer) judgeHost(host *Host, own netip.Addr, far *Host, iface string, d Direction) {
+// host judges at the host endpoint on an interface.
+func (t *tracer) host(s Stage, d Direction, iface string) {
+	e := t.plan.hostEndpoint(t.node.node, iface)
 	switch {
-	case far == host:
-		iface = "lo"
-	case iface == "":
-		iface = host.Iface(own)
-	}
-	if e := t.plan.hostEndpoint(host.Name, iface); e != nil {
-		t.judge(e, d)
+	case e == nil || e.guard(s, d) == nil || t.out.Verdict == Deny:
+	case t.skip && s != PreDNAT:
+		t.note(e.Ref, d, Allow, "untracked or pre-DNAT policy has allowed it: later policy of host endpoints is not asked")
+	case !t.skip:
+		t.judge(e, s, d)
 	}
 }
 
@@ -138,34 +259,56 @@ func (p *Plan) hostEndpoint(host, iface string) (all *Endpoint) {
 	return all
 }
 
-// settle records what decided in a direction.
+// settle records what decided in a direction: at a workload or a host itself, or a denial wherever it was.
 func (t *tracer) settle(j *Judgement, d Direction) {
-	if d == Ingress {
+	switch {
+	case j.Stage != Normal && j.Verdict != Deny:
+	case d == Ingress:
 		t.out.Ingress = j
-	} else {
+	default:
 		t.out.Egress = j
 	}
 	if j.Verdict == Deny {
 		t.out.Verdict = Deny
 	}
-	t.out.Steps = append(t.out.Steps, Step{j.Endpoint, d, j.Tier, j.Policy, j.Rule, j.Verdict, j.Why})
+	t.out.Steps = append(t.out.Steps, Step{j.Endpoint, j.Stage, d, j.Tier, j.Policy, j.Rule, j.Verdict, j.Why})
 }
 
-// judge walks the endpoint's normal guard. See Guard for the rules of the walk.
-func (t *tracer) judge(e *Endpoint, d Direction) {
-	for i := range e.Guards {
-		g := &e.Guards[i]
-		if g.Stage == Normal && g.Direction == d {
-			if j := t.walk(e, g); j != nil {
-				t.settle(j, d)
-			}
-		}
+// judge walks the endpoint's guard. See Guard for the rules of the walk.
+func (t *tracer) judge(e *Endpoint, s Stage, d Direction) {
+	if t.out.Verdict == Deny {
+		return
+	}
+	g := e.guard(s, d)
+	if g == nil {
+		return
+	}
+	j := t.walk(e, g)
+	if j == nil {
+		return
+	}
+	t.settle(j, d)
+	if (s == Untracked || s == PreDNAT) && j.Verdict == Allow && !builtIn(j.Policy) {
+		t.skip = true
 	}
 }
 
+func (e *Endpoint) guard(s Stage, d Direction) *Guard {
+	for i := range e.Guards {
+		if g := &e.Guards[i]; g.Stage == s && g.Direction == d {
+			return g
+		}
+	}
+	return nil
+}
+
 func (t *tracer) walk(e *Endpoint, g *Guard) *Judgement {
-	for _, tier := range g.Tiers {
-		if j := t.tier(e, g.Direction, &tier); j != nil && j.Verdict != Pass {
+	tiers := g.Tiers
+	if t.staged && g.HasStaged {
+		tiers = g.Staged
+	}
+	for _, tier := range tiers {
+		if j := t.tier(e, g, &tier); j != nil && j.Verdict != Pass {
 			return j
 		}
 	}
@@ -173,30 +316,34 @@ func (t *tracer) walk(e *Endpoint, g *Guard) *Judgement {
 }
 
 // tier gives nil, or a Judgement with Pass, when the walk goes on with the next tier.
-func (t *tracer) tier(e *Endpoint, d Direction, tier *Tier) *Judgement {
+func (t *tracer) tier(e *Endpoint, g *Guard, tier *Tier) *Judgement {
 	for _, ref := range tier.Policies {
-		r := t.policy(e, d, tier, ref)
+		r := t.policy(e, g, tier, ref)
 		if r == nil {
 			continue
 		}
-		j := &Judgement{r.Action, e.Ref, tier.Name, ref, r.Index, why(ref, r)}
+		j := &Judgement{r.Action, e.Ref, g.Stage, tier.Name, ref, r.Index, why(ref, r)}
 		if r.Action == Pass {
-			t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, ref, r.Index, Pass, j.Why})
+			t.step(e, g, tier, ref, r.Index, Pass, j.Why)
 		}
 		return j
 	}
 	if tier.Default == Pass {
 		if tier.Name != "" {
-			t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, v3.Ref{}, -1, Pass, "default action of tier " + tier.Name})
+			t.step(e, g, tier, v3.Ref{}, -1, Pass, "default action of tier "+tier.Name)
 		}
 		return nil
 	}
-	return &Judgement{tier.Default, e.Ref, tier.Name, v3.Ref{}, -1, whyDefault(tier)}
+	return &Judgement{tier.Default, e.Ref, g.Stage, tier.Name, v3.Ref{}, -1, whyDefault(tier)}
+}
+
+func (t *tracer) step(e *Endpoint, g *Guard, tier *Tier, ref v3.Ref, rule int, a Action, why string) {
+	t.out.Steps = append(t.out.Steps, Step{e.Ref, g.Stage, g.Direction, tier.Name, ref, rule, a, why})
 }
 
 // policy is the first rule that matches and does more than log.
-func (t *tracer) policy(e *Endpoint, d Direction, tier *Tier, ref v3.Ref) *Rule {
-	rules := t.plan.policies[ref].Rules(d)
+func (t *tracer) policy(e *Endpoint, g *Guard, tier *Tier, ref v3.Ref) *Rule {
+	rules := t.plan.policies[ref].Rules(g.Direction)
 	for i := range rules {
 		r := &rules[i]
 		if !t.plan.matches(r, t.flow) {
@@ -205,10 +352,10 @@ func (t *tracer) policy(e *Endpoint, d Direction, tier *Tier, ref v3.Ref) *Rule 
 		if r.Action != Log {
 			return r
 		}
-		t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, ref, r.Index, Log, "the rule matches: logged, and the next rule is asked"})
+		t.step(e, g, tier, ref, r.Index, Log, "the rule matches: logged, and the next rule is asked")
 	}
 	if !builtIn(ref) {
-		t.out.Steps = append(t.out.Steps, Step{e.Ref, d, tier.Name, ref, -1, None, "no rule matches"})
+		t.step(e, g, tier, ref, -1, None, "no rule matches")
 	}
 	return nil
 }
@@ -217,10 +364,12 @@ func why(ref v3.Ref, r *Rule) string {
 	switch {
 	case r.Note != "":
 		return r.Note
-	case ref == failsafeRef && r.ICMP != nil:
+	case ref.Kind == failsafeRef.Kind && r.ICMP != nil:
 		return "IPv6 neighbour discovery is always allowed at a host endpoint"
-	case ref == failsafeRef:
-		return fmt.Sprintf("failsafe port %d of protocol %d", r.Dst.Ports[0].Min, r.Proto)
+	case ref.Kind == failsafeRef.Kind && len(r.Dst.Ports) > 0:
+		return fmt.Sprintf("failsafe port %d of %s", r.Dst.Ports[0].Min, ProtoName(r.Proto))
+	case ref.Kind == failsafeRef.Kind:
+		return fmt.Sprintf("an answer from failsafe port %d of %s", r.Src.Ports[0].Min, ProtoName(r.Proto))
 	case ref.Kind == "Profile":
 		return "no policy decided; profile " + ref.Name
 	case r.Name != "":

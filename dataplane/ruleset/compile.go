@@ -21,15 +21,21 @@ type Options struct {
 const DefaultTable = "tierwall"
 
 // The priorities of our base chains within a hook. Ours come before the filter chains of others (0), and at the same hook a
-// workload's egress before the other end's ingress. An accept ends only the base chain in which it is said.
+// workload's egress before the other end's ingress, with what a host endpoint says of forwarded packets around both. An accept
+// ends only the base chain in which it is said.
 const (
-	priorityFrom = -20
-	priorityTo   = -15
+	priorityRaw        = -300 // before connection tracking
+	priorityMangle     = -150 // before destination NAT, and before source NAT
+	priorityForwardIn  = -25
+	priorityFrom       = -20
+	priorityTo         = -15
+	priorityForwardOut = -10
 )
 
 // Compile expresses a plan. Equal plans give equal tables. See dataplane/README.md for the packet's way through it.
 func Compile(p *policy.Plan, o Options) *Table {
-	c := &compiler{plan: p, sets: map[string]*Set{}, maps: map[string]*Map{}, chains: map[string]*Chain{}}
+	c := &compiler{plan: p, settings: p.Settings[p.Node], sets: map[string]*Set{}, maps: map[string]*Map{}, chains: map[string]*Chain{},
+		any: map[string]Verdict{}, guarded: map[string]bool{}}
 	c.planSets()
 	c.endpoints()
 	c.baseChains()
@@ -48,11 +54,13 @@ func Compile(p *policy.Plan, o Options) *Table {
 
 // compiler is one Table in the making.
 type compiler struct {
-	plan   *policy.Plan
-	sets   map[string]*Set
-	maps   map[string]*Map
-	chains map[string]*Chain
-	any    [2]string // the guard chain of the host endpoint for all interfaces, by direction
+	plan     *policy.Plan
+	settings policy.Settings
+	sets     map[string]*Set
+	maps     map[string]*Map
+	chains   map[string]*Chain
+	any      map[string]Verdict // by base chain: to the guard of the host endpoint for all interfaces
+	guarded  map[string]bool    // the base chains at which a host endpoint guards
 }
 
 func sortedNames[V any](m map[string]V) []string {
@@ -77,16 +85,20 @@ type family struct {
 	all                  netip.Prefix
 	nfproto              uint32
 	addr, port           Type
+	ifaceAddr            Type
 	saddr, daddr         Key
 	saddrPort, daddrPort Key
+	iifSAddr             Key
 	icmp                 uint8
 	icmpType, icmpCode   Key
 }
 
 var families = []family{
-	{policy.IPv4, "4", netip.MustParsePrefix("0.0.0.0/0"), 2, TypeIPv4, TypeIPv4Port, KeyIPSAddr, KeyIPDAddr, KeyIPSAddrPort, KeyIPDAddrPort,
+	{policy.IPv4, "4", netip.MustParsePrefix("0.0.0.0/0"), 2, TypeIPv4, TypeIPv4Port, TypeIfaceIPv4,
+		KeyIPSAddr, KeyIPDAddr, KeyIPSAddrPort, KeyIPDAddrPort, KeyIIFNameIPSAddr,
 		policy.ProtoICMP, KeyICMPType, KeyICMPCode},
-	{policy.IPv6, "6", netip.MustParsePrefix("::/0"), 10, TypeIPv6, TypeIPv6Port, KeyIP6SAddr, KeyIP6DAddr, KeyIP6SAddrPort, KeyIP6DAddrPort,
+	{policy.IPv6, "6", netip.MustParsePrefix("::/0"), 10, TypeIPv6, TypeIPv6Port, TypeIfaceIPv6,
+		KeyIP6SAddr, KeyIP6DAddr, KeyIP6SAddrPort, KeyIP6DAddrPort, KeyIIFNameIP6SAddr,
 		policy.ProtoICMPv6, KeyICMPv6Type, KeyICMPv6Code},
 }
 
@@ -113,6 +125,9 @@ func safe(id string) string { return strings.ReplaceAll(id, ":", "-") }
 func (c *compiler) planSets() {
 	for i := range c.plan.Sets {
 		s := &c.plan.Sets[i]
+		if s.Staged {
+			continue
+		}
 		for j := range families {
 			f := &families[j]
 			if s.OfPorts {
@@ -146,9 +161,27 @@ func (c *compiler) netElems(f *family, nets []netip.Prefix) (out []Elem) {
 	return joinRanges(out)
 }
 
+// place is where a host endpoint guards.
+type place struct {
+	stage     policy.Stage
+	direction policy.Direction
+}
+
+// hostChains are the base chains of the places, each with a map of the same name by interface.
+var hostChains = map[place]string{
+	{policy.Untracked, policy.Ingress}: "untracked-in", {policy.Untracked, policy.Egress}: "untracked-out",
+	{policy.PreDNAT, policy.Ingress}: "pre-dnat",
+	{policy.Forward, policy.Ingress}: "forward-in", {policy.Forward, policy.Egress}: "forward-out",
+	{policy.Normal, policy.Ingress}: "to-host", {policy.Normal, policy.Egress}: "from-host",
+}
+
+// translated is the base chain of a host's own packets whose destination was translated: only behind routing is it known where
+// they go out.
+const translated = "from-host-translated"
+
 // endpoints makes the maps that lead a packet to the guard of its endpoint, and the chains of the guards.
 func (c *compiler) endpoints() {
-	for _, m := range []string{"from-workload-iface", "to-workload-iface", "from-host-iface", "to-host-iface"} {
+	for _, m := range []string{"from-workload-iface", "to-workload-iface"} {
 		c.maps[m] = &Map{Name: m, Type: TypeIface}
 	}
 	for _, f := range families {
@@ -159,45 +192,82 @@ func (c *compiler) endpoints() {
 	}
 	c.set("workload-iface", TypeIface, false)
 	for i := range c.plan.Endpoints {
-		e := &c.plan.Endpoints[i]
-		for j := range e.Guards {
-			if g := &e.Guards[j]; g.Stage == policy.Normal {
-				c.dispatch(e, g.Direction, c.guard(g))
-			}
-		}
-		if !e.Host() {
+		if e := &c.plan.Endpoints[i]; e.Host() {
+			c.hostGuards(e)
+		} else {
 			c.workload(e)
 		}
 	}
+	for i := range c.plan.Endpoints {
+		if e := &c.plan.Endpoints[i]; e.Host() {
+			c.exempt(e)
+		}
+	}
 }
 
-// dispatch leads packets of an endpoint to its guard: by interface where it is known and, a workload's, by address. Of
-// several workloads that claim one the first has it, as in policy.Plan.
-func (c *compiler) dispatch(e *policy.Endpoint, d policy.Direction, guard string) {
-	name := mapNames[d]["workload"]
-	if e.Host() {
-		name = mapNames[d]["host"]
-	}
-	to := Verdict{Goto, guard}
-	for _, iface := range e.Ifaces {
-		if iface == "*" {
-			c.any[d] = guard
+func (c *compiler) hostGuards(e *policy.Endpoint) {
+	for i := range e.Guards {
+		g := &e.Guards[i]
+		if len(g.Tiers) == 0 {
 			continue
 		}
-		c.maps[name+"-iface"].add(Elem{Iface: iface}, to)
-	}
-	if e.Host() {
-		return
-	}
-	for _, a := range e.Addrs {
-		c.maps[name+digit(a)].add(Elem{From: a, To: a}, to)
+		chain := hostChains[place{g.Stage, g.Direction}]
+		c.hostGuard(e, chain, c.guard(g, c.denying()))
+		if chain == "from-host" { // the kernel refuses Reject behind routing
+			c.hostGuard(e, translated, c.guard(g, dropping))
+		}
 	}
 }
 
-var mapNames = [...]map[string]string{
-	policy.Ingress: {"workload": "to-workload", "host": "to-host"},
-	policy.Egress:  {"workload": "from-workload", "host": "from-host"},
+func (c *compiler) hostGuard(e *policy.Endpoint, chain, guard string) {
+	c.guarded[chain] = true
+	for _, iface := range e.Ifaces {
+		if iface == "*" {
+			c.any[chain] = Verdict{Goto, guard}
+			continue
+		}
+		c.ifaceMap(chain+"-iface").add(Elem{Iface: iface}, Verdict{Goto, guard})
+	}
 }
+
+func (c *compiler) ifaceMap(name string) *Map {
+	if c.maps[name] == nil {
+		c.maps[name] = &Map{Name: name, Type: TypeIface}
+	}
+	return c.maps[name]
+}
+
+// exempt keeps the interfaces of an endpoint that guards nothing at a place from the guard for all interfaces.
+func (c *compiler) exempt(e *policy.Endpoint) {
+	for chain := range c.any {
+		for _, iface := range e.Ifaces {
+			if iface != "*" {
+				c.ifaceMap(chain+"-iface").add(Elem{Iface: iface}, Verdict{Kind: Accept})
+			}
+		}
+	}
+}
+
+// workload leads packets of a workload to its guards: by interface where that is known, or else by address. Of several workloads
+// that claim one the first has it, as in policy.Plan.
+func (c *compiler) workload(e *policy.Endpoint) {
+	for i := range e.Guards {
+		g := &e.Guards[i]
+		name, to := workloadMaps[g.Direction], Verdict{Goto, c.guard(g, c.denying())}
+		for _, iface := range e.Ifaces {
+			c.maps[name+"-iface"].add(Elem{Iface: iface}, to)
+		}
+		if len(e.Ifaces) > 0 {
+			continue
+		}
+		for _, a := range e.Addrs {
+			c.maps[name+digit(a)].add(Elem{From: a, To: a}, to)
+		}
+	}
+	c.whereabouts(e)
+}
+
+var workloadMaps = [...]string{policy.Ingress: "to-workload", policy.Egress: "from-workload"}
 
 func digit(a netip.Addr) string {
 	if a.Is4() {
@@ -206,33 +276,67 @@ func digit(a netip.Addr) string {
 	return "6"
 }
 
-// workload notes what belongs to local workloads, for the chains between them and their host.
-func (c *compiler) workload(e *policy.Endpoint) {
+// whereabouts notes what belongs to local workloads, for the chains between them and their host, and from where they may send.
+func (c *compiler) whereabouts(e *policy.Endpoint) {
+	add := func(name string, t Type, el Elem) {
+		s := c.set(name, t, false)
+		s.Elems = append(s.Elems, el)
+	}
 	for _, iface := range e.Ifaces {
-		c.sets["workload-iface"].Elems = append(c.sets["workload-iface"].Elems, Elem{Iface: iface})
+		add("workload-iface", TypeIface, Elem{Iface: iface})
+		for _, a := range e.Addrs {
+			f := familyOf(a)
+			add("workload-source"+f.digit, f.ifaceAddr, Elem{Iface: iface, From: a, To: a})
+		}
+	}
+	if len(e.Ifaces) > 0 {
+		return
 	}
 	for _, a := range e.Addrs {
-		s := c.sets["workload"+digit(a)]
-		s.Elems = append(s.Elems, Elem{From: a, To: a})
+		add("workload"+digit(a), familyOf(a).addr, Elem{From: a, To: a})
 	}
 }
 
+func familyOf(a netip.Addr) *family {
+	if a.Is4() {
+		return &families[0]
+	}
+	return &families[1]
+}
+
+// mode is how a guard says no, and what its chains are called then.
+type mode struct {
+	suffix string
+	deny   VerdictKind
+}
+
+var dropping = mode{"", Drop}
+
+func (c *compiler) denying() mode {
+	if c.settings.Reject {
+		return mode{"/reject", Reject}
+	}
+	return dropping
+}
+
 // guard makes the chain of a guard, once for all endpoints that have the same tiers with the same policies.
-func (c *compiler) guard(g *policy.Guard) string {
-	name := "guard/" + g.Direction.String() + "/" + hash(g.Tiers)
+func (c *compiler) guard(g *policy.Guard, m mode) string {
+	name := "guard/" + g.Direction.String() + "/" + hash(g.Tiers) + m.suffix
 	if c.chains[name] != nil {
 		return name
 	}
 	chain := &Chain{Name: name}
 	c.chains[name] = chain
-	chain.Rules = append(chain.Rules, Rule{ID: "invalid " + RuleID(g.Direction.String()), Counter: true, Verdict: Verdict{Kind: Drop},
-		Matches: []Match{{Key: KeyCTState, Elem: Elem{Num: CTInvalid}}}})
+	if g.Stage != policy.Untracked && !c.settings.KeepInvalid {
+		chain.Rules = append(chain.Rules, Rule{ID: "invalid " + RuleID(g.Direction.String()), Counter: true, Verdict: Verdict{Kind: Drop},
+			Matches: []Match{{Key: KeyCTState, Elem: Elem{Num: CTInvalid}}}})
+	}
 	for i := range g.Tiers {
 		t := &g.Tiers[i]
 		if c.tierPasses(t, g.Direction) {
-			chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Jump, c.tierChain(t, g.Direction)}})
+			chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Jump, c.tierChain(t, g.Direction, m)}})
 		} else {
-			chain.Rules = append(chain.Rules, c.tier(t, g.Direction)...)
+			chain.Rules = append(chain.Rules, c.tier(t, g.Direction, m)...)
 		}
 		if t.Default != policy.Pass && !c.tierPasses(t, g.Direction) {
 			break // nothing goes on behind it
@@ -251,34 +355,38 @@ func (c *compiler) tierPasses(t *policy.Tier, d policy.Direction) bool {
 }
 
 // tierChain makes a chain of a tier that a Pass can leave: there Pass is return.
-func (c *compiler) tierChain(t *policy.Tier, d policy.Direction) string {
-	name := "tier/" + d.String() + "/" + hash(*t)
+func (c *compiler) tierChain(t *policy.Tier, d policy.Direction, m mode) string {
+	name := "tier/" + d.String() + "/" + hash(*t) + m.suffix
 	if c.chains[name] == nil {
-		c.chains[name] = &Chain{Name: name, Rules: c.tier(t, d)}
+		c.chains[name] = &Chain{Name: name, Rules: c.tier(t, d, m)}
 	}
 	return name
 }
 
 // tier is the tier's policies and its default action. A policy with a Pass rule stands in the tier's own chain, since only
 // there return leaves the tier; every other policy is one chain for all.
-func (c *compiler) tier(t *policy.Tier, d policy.Direction) (out []Rule) {
+func (c *compiler) tier(t *policy.Tier, d policy.Direction, m mode) (out []Rule) {
 	for _, ref := range t.Policies {
 		p := c.plan.Policy(ref)
 		switch {
 		case len(p.Rules(d)) == 0:
 		case p.HasPass(d):
-			out = append(out, c.policyRules(p, d)...)
+			out = append(out, c.policyRules(p, d, m)...)
 		default:
-			out = append(out, Rule{Verdict: Verdict{Jump, c.policyChain(p, d)}})
+			out = append(out, Rule{Verdict: Verdict{Jump, c.policyChain(p, d, m)}})
 		}
 	}
-	if v, ok := defaults[t.Default]; ok {
-		out = append(out, Rule{ID: endOfTier(t, d), Counter: true, Verdict: Verdict{Kind: v}})
+	if t.Default != policy.Pass {
+		out = append(out, Rule{ID: endOfTier(t, d), Counter: true, Verdict: m.verdict(t.Default)})
 	}
 	return out
 }
 
-var defaults = map[policy.Action]VerdictKind{policy.Deny: Drop, policy.Allow: Accept}
+// verdict of an action. Pass leaves the tier's chain; Log goes on.
+func (m mode) verdict(a policy.Action) Verdict {
+	return Verdict{Kind: map[policy.Action]VerdictKind{
+		policy.Allow: Accept, policy.Deny: m.deny, policy.Pass: Return, policy.Log: Continue}[a]}
+}
 
 func endOfTier(t *policy.Tier, d policy.Direction) RuleID {
 	if t.Name == "" {
@@ -287,16 +395,16 @@ func endOfTier(t *policy.Tier, d policy.Direction) RuleID {
 	return ruleID("end of tier "+t.Name, d.String())
 }
 
-func (c *compiler) policyChain(p *policy.Policy, d policy.Direction) string {
-	name := chainName(p) + "/" + d.String()
+func (c *compiler) policyChain(p *policy.Policy, d policy.Direction, m mode) string {
+	name := chainName(p) + "/" + d.String() + m.suffix
 	if c.chains[name] == nil {
-		c.chains[name] = &Chain{Name: name, Rules: c.policyRules(p, d)}
+		c.chains[name] = &Chain{Name: name, Rules: c.policyRules(p, d, m)}
 	}
 	return name
 }
 
 const (
-	maxChainName = 127 - len("/ingress")
+	maxChainName = 127 - len("/ingress/reject")
 	maxComment   = 128
 )
 
@@ -322,23 +430,41 @@ func ruleID(what, rest string) RuleID {
 	return RuleID(cut(what, maxComment-1-len(rest)) + " " + rest)
 }
 
-func (c *compiler) policyRules(p *policy.Policy, d policy.Direction) (out []Rule) {
+func (c *compiler) policyRules(p *policy.Policy, d policy.Direction, m mode) (out []Rule) {
 	for i := range p.Rules(d) {
 		r := &p.Rules(d)[i]
-		id := ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
+		rule := c.effect(p, r, m)
+		rule.ID = ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
 		for _, matches := range c.ways(r) {
-			rule := Rule{ID: id, Matches: matches, Counter: true, Verdict: Verdict{Kind: verdicts[r.Action]}}
-			if r.Action == policy.Log {
-				rule.Log = &LogStmt{Prefix: r.Prefix}
-			}
+			rule.Matches = matches
 			out = append(out, rule)
 		}
 	}
 	return out
 }
 
-// verdicts of the actions. Pass leaves the tier's chain; Log goes on.
-var verdicts = map[policy.Action]VerdictKind{policy.Allow: Accept, policy.Deny: Drop, policy.Pass: Return, policy.Log: Continue}
+// effect is what a rule does to what it matches. An Allow before connections are known is remembered in the packet's mark, and an
+// untracked one keeps the packet out of connection tracking (contract §4.3); a denial there is always silent.
+func (c *compiler) effect(p *policy.Policy, r *policy.Rule, m mode) Rule {
+	if p.Stage != policy.Normal {
+		m = dropping
+	}
+	out := Rule{Counter: true, Verdict: m.verdict(r.Action)}
+	switch {
+	case r.Action == policy.Log:
+		out.Log, out.Limit = &LogStmt{Prefix: c.settings.Log(p)}, c.logLimit()
+	case r.Action == policy.Allow && p.Stage != policy.Normal:
+		out.Mark, out.NoTrack = &SetMark{Set: c.settings.Mark}, p.Stage == policy.Untracked
+	}
+	return out
+}
+
+func (c *compiler) logLimit() *Limit {
+	if c.settings.LogLimit == nil {
+		return nil
+	}
+	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), c.settings.LogLimit.Burst}
+}
 
 func (m *Map) add(key Elem, v Verdict) {
 	if !slices.ContainsFunc(m.Entries, func(e Entry) bool { return e.Key == key }) {

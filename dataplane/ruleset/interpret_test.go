@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
@@ -14,6 +15,9 @@ type packet struct {
 	policy.Flow
 	iif, oif string
 	ctstate  uint32
+	mark     uint32
+	made     bool // by the host itself
+	dnat     bool // its destination has been translated here
 }
 
 // interpreter does to packets what the kernel does with a table, as far as our tables go. It shares no code with Compile:
@@ -45,10 +49,10 @@ func newInterpreter(t *ruleset.Table) *interpreter {
 	return in
 }
 
-// hook sends a packet through the base chains of a hook; it gives whether the packet goes on.
-func (in *interpreter) hook(hook string, p packet) bool {
+// hook sends a packet through the base chains of a hook with certain priorities; it gives whether the packet goes on.
+func (in *interpreter) hook(hook string, priorities func(int) bool, p *packet) bool {
 	for _, c := range in.base {
-		if c.Hook == hook {
+		if c.Hook == hook && priorities(c.Priority) {
 			if v := in.chain(c, p, 0); v == ruleset.Drop || v == ruleset.Reject {
 				return false
 			}
@@ -58,7 +62,7 @@ func (in *interpreter) hook(hook string, p packet) bool {
 }
 
 // chain gives Accept or Drop, or Continue at its end and on return.
-func (in *interpreter) chain(c *ruleset.Chain, p packet, depth int) ruleset.VerdictKind {
+func (in *interpreter) chain(c *ruleset.Chain, p *packet, depth int) ruleset.VerdictKind {
 	if depth > 16 {
 		panic("the kernel allows 16 levels of jumps: " + c.Name)
 	}
@@ -66,9 +70,7 @@ func (in *interpreter) chain(c *ruleset.Chain, p packet, depth int) ruleset.Verd
 		if !in.matches(r, p) {
 			continue
 		}
-		if r.Counter {
-			in.hits = append(in.hits, r.ID)
-		}
+		in.effects(&r, p)
 		v := r.Verdict
 		if r.VMap != nil {
 			if v = in.lookup(r.VMap, p); v.Kind == ruleset.Continue {
@@ -92,6 +94,19 @@ func (in *interpreter) chain(c *ruleset.Chain, p packet, depth int) ruleset.Verd
 	return ruleset.Continue
 }
 
+// effects is what a rule does to what it matches, before its verdict. A limit never runs out here.
+func (in *interpreter) effects(r *ruleset.Rule, p *packet) {
+	if r.Counter {
+		in.hits = append(in.hits, r.ID)
+	}
+	if r.Mark != nil {
+		p.mark = p.mark&^r.Mark.Clear | r.Mark.Set
+	}
+	if r.NoTrack {
+		p.ctstate = ruleset.CTUntracked
+	}
+}
+
 func (in *interpreter) target(v ruleset.Verdict) *ruleset.Chain {
 	c := in.chains[v.Chain]
 	if c == nil {
@@ -100,7 +115,7 @@ func (in *interpreter) target(v ruleset.Verdict) *ruleset.Chain {
 	return c
 }
 
-func (in *interpreter) lookup(l *ruleset.VMap, p packet) ruleset.Verdict {
+func (in *interpreter) lookup(l *ruleset.VMap, p *packet) ruleset.Verdict {
 	m := in.maps[l.Map]
 	if m == nil {
 		panic("no map " + l.Map)
@@ -117,7 +132,7 @@ func (in *interpreter) lookup(l *ruleset.VMap, p packet) ruleset.Verdict {
 	return ruleset.Verdict{}
 }
 
-func (in *interpreter) matches(r ruleset.Rule, p packet) bool {
+func (in *interpreter) matches(r ruleset.Rule, p *packet) bool {
 	for _, m := range r.Matches {
 		f, ok := in.field(m.Key, p)
 		if !ok { // the packet has no such field: a comparison, negated or not, is not reached
@@ -132,9 +147,9 @@ func (in *interpreter) matches(r ruleset.Rule, p packet) bool {
 
 func (in *interpreter) compare(m ruleset.Match, f ruleset.Elem) bool {
 	switch {
-	case m.Key == ruleset.KeyCTState:
+	case m.Key == ruleset.KeyCTState, m.Key == ruleset.KeyCTStatus:
 		return f.Num&m.Elem.Num != 0
-	case m.Key == ruleset.KeyMark:
+	case m.Key == ruleset.KeyMark, m.Key == ruleset.KeyCTMark:
 		return f.Num&m.Elem.Mask == m.Elem.Num
 	case m.Set == "":
 		return within(m.Elem, f)
@@ -148,13 +163,14 @@ func (in *interpreter) compare(m ruleset.Match, f ruleset.Elem) bool {
 
 // within tells whether a packet's field is the element, or in its range.
 func within(e, f ruleset.Elem) bool {
-	return e.Iface == f.Iface && e.Num == f.Num && e.Proto == f.Proto &&
+	prefix, star := strings.CutSuffix(e.Iface, "*")
+	return (e.Iface == f.Iface || star && strings.HasPrefix(f.Iface, prefix)) && e.Num == f.Num && e.Proto == f.Proto &&
 		e.From.Compare(f.From) <= 0 && f.From.Compare(e.To) <= 0 &&
 		e.Port <= f.Port && f.Port <= e.PortTo
 }
 
 // field reads a field of the packet; false when it has none.
-func (in *interpreter) field(k ruleset.Key, p packet) (ruleset.Elem, bool) {
+func (in *interpreter) field(k ruleset.Key, p *packet) (ruleset.Elem, bool) {
 	v4 := p.Src.Is4()
 	ports := policy.HasPorts(p.Proto)
 	addr := func(a netip.Addr, is4 bool) (ruleset.Elem, bool) {
@@ -208,7 +224,23 @@ func (in *interpreter) field(k ruleset.Key, p packet) (ruleset.Elem, bool) {
 	case ruleset.KeyCTState:
 		return num(p.ctstate, true)
 	case ruleset.KeyMark:
+		return num(p.mark, true)
+	case ruleset.KeyCTMark:
 		return num(0, true)
+	case ruleset.KeyCTStatus:
+		if p.dnat {
+			return num(ruleset.CTStatusDNAT, true)
+		}
+		return num(0, true)
+	case ruleset.KeySAddrType:
+		if p.made {
+			return num(ruleset.AddrLocal, true)
+		}
+		return num(1, true)
+	case ruleset.KeyIIFNameIPSAddr:
+		return ruleset.Elem{Iface: p.iif, From: p.Src, To: p.Src}, v4
+	case ruleset.KeyIIFNameIP6SAddr:
+		return ruleset.Elem{Iface: p.iif, From: p.Src, To: p.Src}, !v4
 	}
 	panic(fmt.Sprintf("no key %d", k))
 }

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 	"github.com/tierwall/tierwall/test/scenario"
@@ -23,7 +24,8 @@ func indexOf(node string, o policy.Options, objs []client.Object) *policy.Index 
 }
 
 func anyOptions(t *rapid.T) policy.Options {
-	return policy.Options{EndpointToHost: rapid.SampledFrom([]policy.Action{policy.Deny, policy.Allow, policy.Pass}).Draw(t, "to host")}
+	toHost := rapid.SampledFrom([]string{"Drop", "Accept", "Return"}).Draw(t, "to host")
+	return policy.Options{Felix: v3.FelixConfigurationSpec{DefaultEndpointToHostAction: &toHost}}
 }
 
 // Two minds: Trace and the interpreted tables say the same of any flow in any cluster.
@@ -67,9 +69,7 @@ func TestDiffLeadsThere(t *testing.T) {
 		have := ruleset.Compile(indexOf("n1", policy.Options{}, scenario.Cluster(t)).Plan(), ruleset.Options{})
 		want := ruleset.Compile(indexOf("n1", anyOptions(t), scenario.Cluster(t)).Plan(), ruleset.Options{})
 		m := newMachine(t, have)
-		for _, c := range ruleset.Diff(have, want) {
-			m.make(c)
-		}
+		m.makeAll(ruleset.Diff(have, want))
 		if diff := cmp.Diff(want.String(), m.table(want.Name).String()); diff != "" {
 			t.Fatal(diff)
 		}
@@ -98,6 +98,18 @@ func newMachine(t *rapid.T, have *ruleset.Table) *machine {
 		m.chains[c.Name] = &c
 	}
 	return m
+}
+
+// makeAll first empties the chains that go, as whoever writes to the kernel must.
+func (m *machine) makeAll(changes []ruleset.Change) {
+	for _, c := range changes {
+		if c.Chain != nil && c.Op == ruleset.Delete {
+			m.chains[c.Chain.Name].Rules = nil
+		}
+	}
+	for _, c := range changes {
+		m.make(c)
+	}
 }
 
 func (m *machine) make(c ruleset.Change) {

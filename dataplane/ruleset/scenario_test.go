@@ -90,58 +90,183 @@ func nodesOf(p *policy.Plan) (names []string) {
 	return slices.Compact(names)
 }
 
-// send leads a flow's first packet through the hooks of the nodes on its way.
+// send leads a flow's first packet through the hooks of the nodes on its way, as Linux would, and gives what becomes of it.
 func send(p *policy.Plan, nodes map[string]*interpreter, f policy.Flow) policy.Action {
-	src, dst := whereIs(p, f.Src), whereIs(p, f.Dst)
-	verdict := map[bool]policy.Action{true: policy.Allow, false: policy.Deny}
-	if f.Src == f.Dst && src.workload {
+	r := route{nodes: nodes, src: whereIs(p, f.Src), dst: whereIs(p, f.Dst)}
+	if f.Src == f.Dst && r.src.workload && !f.OrigDst.IsValid() && f.Via == "" {
 		return policy.Allow // it stays in the workload's own network namespace
 	}
-	new := packet{Flow: f, ctstate: ruleset.CTNew}
-	if f.Proto == policy.ProtoICMPv6 && slices.Contains([]uint8{130, 131, 132, 133, 134, 135, 136}, f.ICMPType) {
-		new.ctstate = ruleset.CTUntracked
+	if f.Via != "" && f.InIface != "" {
+		r.src = end{} // whoever it says it is from, it comes in by that interface
 	}
-	hook := func(node, hook, iif, oif string) bool {
-		in := nodes[node]
-		if in == nil {
-			return true
-		}
-		pkt := new
-		pkt.iif, pkt.oif = iif, oif
-		return in.hook(hook, pkt)
-	}
-	sameNode := src.node != "" && src.node == dst.node
-	// out of the source: by the interface that has its address, or the host's first one
-	out := "eth0"
-	switch {
-	case sameNode && !dst.workload && !src.workload:
-		out = "lo"
-	case sameNode:
-		out = dst.iface
-	case !src.workload:
-		out = src.iface
-	}
-	switch {
-	case src.node == "":
-	case src.workload && sameNode && !dst.workload:
-		return verdict[hook(src.node, "input", src.iface, "")]
-	case src.workload:
-		if !hook(src.node, "forward", src.iface, out) {
-			return policy.Deny
-		}
-	case !hook(src.node, "output", "", out):
-		return policy.Deny
-	}
-	// into the destination
-	switch {
-	case dst.node == "" || sameNode && (src.workload || dst.workload):
+	r.packet(f)
+	if r.all(p, f) {
 		return policy.Allow
-	case dst.workload:
-		return verdict[hook(dst.node, "forward", "eth0", dst.iface)]
-	case sameNode:
-		return verdict[hook(dst.node, "input", "lo", "")]
 	}
-	return verdict[hook(dst.node, "input", dst.iface, "")]
+	return policy.Deny
+}
+
+// route is a packet on its way through the nodes.
+type route struct {
+	nodes      map[string]*interpreter
+	src, dst   end
+	pkt        packet
+	orig, seen netip.AddrPort // its destination before and after translation
+	behind     netip.Addr     // its source behind the node that translates
+	nat        string         // that node; "" the first one
+}
+
+func (r *route) packet(f policy.Flow) {
+	r.pkt = packet{Flow: f, ctstate: ruleset.CTNew}
+	if f.Proto == policy.ProtoICMPv6 && slices.Contains([]uint8{130, 131, 132, 133, 134, 135, 136}, f.ICMPType) {
+		r.pkt.ctstate = ruleset.CTUntracked
+	}
+	r.seen = netip.AddrPortFrom(f.Dst, f.DstPort)
+	r.orig, r.behind, r.nat = r.seen, f.Src, f.NATNode
+	if r.nat == "" {
+		r.nat = f.Via
+	}
+	if f.OrigDst.IsValid() {
+		r.orig = netip.AddrPortFrom(f.OrigDst, f.OrigDstPort)
+	}
+	if f.Masquerade.IsValid() {
+		r.behind = f.Masquerade
+	}
+	r.to(r.orig)
+}
+
+func (r *route) to(a netip.AddrPort) { r.pkt.Dst, r.pkt.DstPort = a.Addr(), a.Port() }
+
+// translates tells whether the node changes the destination, and does it.
+func (r *route) translate(node string) {
+	if r.nat == "" || r.nat == node {
+		r.nat = node
+		r.to(r.seen)
+		r.pkt.dnat = r.orig != r.seen
+	}
+}
+
+// leave is behind the node's hooks: the packet's source is translated, and the next node knows nothing of it.
+func (r *route) leave(node string) {
+	if r.nat == node {
+		r.pkt.Src = r.behind
+	}
+	r.pkt.mark, r.pkt.dnat = 0, false
+}
+
+// all is the nodes one after the other.
+func (r *route) all(p *policy.Plan, f policy.Flow) bool {
+	last := r.src.node
+	given := func(node, iface string, atEnd bool) string {
+		if f.Via == node || f.Via == "" && atEnd {
+			return iface
+		}
+		return ""
+	}
+	uplink := func(node string) string {
+		i := slices.IndexFunc(p.Hosts, func(h policy.Host) bool { return h.Name == node })
+		if i < 0 || len(p.Hosts[i].Ifaces) == 0 {
+			return ""
+		}
+		return p.Hosts[i].Ifaces[0].Name
+	}
+	sameHost := r.src.node != "" && !r.src.workload && !r.dst.workload && r.src.node == r.dst.node
+	if r.src.node != "" {
+		own := r.src.node == r.dst.node
+		out := or(given(r.src.node, f.OutIface, true), uplink(r.src.node))
+		if !r.src.workload {
+			out = or(given(r.src.node, f.OutIface, true), r.src.iface)
+		}
+		first := out
+		switch {
+		case sameHost:
+			out = "lo"
+			if !f.OrigDst.IsValid() {
+				first = "lo"
+			}
+		case own && (r.dst.workload || !r.src.workload):
+			out = r.dst.iface
+			if !f.OrigDst.IsValid() {
+				first = out
+			}
+		}
+		ok := false
+		switch {
+		case !r.src.workload:
+			ok = r.output(r.src.node, first, out)
+		case own && !r.dst.workload:
+			return r.input(r.src.node, r.src.iface)
+		default:
+			ok = r.forward(r.src.node, r.src.iface, out)
+		}
+		if !ok {
+			return false
+		}
+		r.leave(r.src.node)
+	}
+	if f.Via != "" && f.Via != last && f.Via != r.dst.node {
+		if !r.forward(f.Via, or(f.InIface, uplink(f.Via)), or(f.OutIface, uplink(f.Via))) {
+			return false
+		}
+		r.leave(f.Via)
+		last = f.Via
+	}
+	switch in := or(given(r.dst.node, f.InIface, true), uplink(r.dst.node)); {
+	case sameHost:
+		return r.input(r.dst.node, "lo")
+	case r.dst.node == "" || r.dst.node == last:
+		return true
+	case r.dst.workload:
+		return r.forward(r.dst.node, in, r.dst.iface)
+	default:
+		return r.input(r.dst.node, or(given(r.dst.node, f.InIface, true), r.dst.iface))
+	}
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// hooks passes hooks of a node in turn; a node without a table lets everything pass.
+func (r *route) hook(node, hook string, priorities func(int) bool, iif, oif string) bool {
+	in := r.nodes[node]
+	if in == nil {
+		return true
+	}
+	r.pkt.iif, r.pkt.oif = iif, oif
+	return in.hook(hook, priorities, &r.pkt)
+}
+
+const dstnat = -100
+
+func beforeNAT(priority int) bool { return priority < dstnat }
+func behindNAT(priority int) bool { return priority > dstnat }
+func anywhere(int) bool           { return true }
+
+func (r *route) prerouting(node, iif string) bool {
+	r.pkt.made = false
+	ok := r.hook(node, "prerouting", beforeNAT, iif, "")
+	r.translate(node)
+	return ok && r.hook(node, "prerouting", behindNAT, iif, "")
+}
+
+func (r *route) forward(node, iif, oif string) bool {
+	return r.prerouting(node, iif) && r.hook(node, "forward", anywhere, iif, oif) && r.hook(node, "postrouting", anywhere, iif, oif)
+}
+
+func (r *route) input(node, iif string) bool {
+	return r.prerouting(node, iif) && r.hook(node, "input", anywhere, iif, "")
+}
+
+// output: a translated packet is routed anew, but the hook goes on with the interface of before.
+func (r *route) output(node, first, out string) bool {
+	r.pkt.made = true
+	ok := r.hook(node, "output", beforeNAT, "", first)
+	r.translate(node)
+	return ok && r.hook(node, "output", behindNAT, "", first) && r.hook(node, "postrouting", anywhere, "", out)
 }
 
 // end is where an address is.
@@ -152,7 +277,7 @@ type end struct {
 
 func whereIs(p *policy.Plan, a netip.Addr) end {
 	if e := p.Workload(a); e != nil {
-		iface := "cali-" + e.Ref.Namespace + "." + e.Ref.Name
+		iface := "pod-" + e.Ref.Namespace + "." + e.Ref.Name // a name that nobody knows
 		if len(e.Ifaces) > 0 {
 			iface = e.Ifaces[0]
 		}

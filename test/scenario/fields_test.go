@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
 // specs are the types of which every field that bears on a verdict has a case in the corpus.
@@ -89,7 +90,7 @@ func TestEveryValueHasACase(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for _, s := range all {
-		seen["to host "+s.Options.EndpointToHost.String()]++
+		seen["to host "+toHost(s.Options)]++
 		for _, f := range s.Flows {
 			seen["verdict "+f.Verdict.String()]++
 			if len(f.By) > 0 {
@@ -104,7 +105,7 @@ func TestEveryValueHasACase(t *testing.T) {
 	for _, what := range []string{
 		"verdict Allow", "verdict Deny", "by ingress Allow", "by ingress Deny", "by egress Allow", "by egress Deny",
 		"tier kube-admin", "tier default", "tier kube-baseline", "tier -",
-		"to host None", "to host Allow", "to host Pass", // None is Drop, the default
+		"to host not said", "to host Accept", "to host Return", // Drop is the default
 		"LabelSelectorOperator In", "LabelSelectorOperator NotIn", "LabelSelectorOperator Exists", "LabelSelectorOperator DoesNotExist",
 		"Action Allow", "Action Deny", "Action Pass", "Action Log", "PolicyType Ingress", "PolicyType Egress",
 		"StagedAction Set", "StagedAction Delete", "StagedAction Learn", "StagedAction Ignore",
@@ -136,4 +137,11 @@ func values(v reflect.Value, seen map[string]int) {
 	case reflect.String:
 		seen[v.Type().Name()+" "+v.String()]++
 	}
+}
+
+func toHost(o policy.Options) string {
+	if o.Felix.DefaultEndpointToHostAction == nil {
+		return "not said"
+	}
+	return *o.Felix.DefaultEndpointToHostAction
 }

@@ -5,6 +5,7 @@ package scenario
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,9 @@ import (
 //	-- objects.yaml --   policies and what else has no short form, as users write them
 //	-- options --        defaultEndpointToHostAction: Accept
 //	-- complaints --     Kind/namespace/name of the objects that the index complains about, a line each
-//	-- flows --          FROM > TO PROTOCOL [PORT] [from PORT] [type N] [code N] : VERDICT [DIRECTION TIER POLICY RULE]
+//	-- flows --          FROM > TO PROTOCOL [PORT] [WORD VALUE …] : VERDICT [DIRECTION TIER POLICY RULE] [staged VERDICT]
+//	                     the words: from PORT, type N, code N, via NODE, in IFACE, out IFACE, sent-to ADDRESS|ADDRESS:PORT
+//	                     (before destination NAT, by via or else by the first node), masqueraded ADDRESS
 //	-- plan.NODE --      optional: the node's plan; rewritten by -update
 //	-- table.NODE --     optional: the node's table; rewritten by -update
 type Scenario struct {
@@ -47,7 +50,8 @@ type Flow struct {
 	Text    string
 	Spec    policy.FlowSpec
 	Verdict policy.Action
-	By      []string // DIRECTION TIER POLICY RULE of what decided, "-" where there is none; nil when the scenario does not say
+	Staged  policy.Action // with the staged policies; None when the scenario does not say
+	By      []string      // DIRECTION TIER POLICY RULE of what decided, "-" where there is none; nil when the scenario does not say
 }
 
 // Load reads every scenario of a folder.
@@ -122,11 +126,10 @@ func (s *Scenario) objects(text string) error {
 
 func (s *Scenario) options(text string) error {
 	key, value, _ := strings.Cut(strings.TrimSpace(text), ": ")
-	action, ok := map[string]policy.Action{"Drop": policy.Deny, "Accept": policy.Allow, "Return": policy.Pass}[value]
-	if key != "defaultEndpointToHostAction" || !ok {
+	if _, ok := policy.ToHostActions[strings.ToLower(value)]; key != "defaultEndpointToHostAction" || !ok {
 		return fmt.Errorf("unknown option %q", text)
 	}
-	s.Options.EndpointToHost = action
+	s.Options.Felix.DefaultEndpointToHostAction = &value
 	return nil
 }
 
@@ -156,6 +159,7 @@ var verdicts = map[string]policy.Action{"Allow": policy.Allow, "Deny": policy.De
 func parseFlow(line string) (f Flow, err error) {
 	f.Text = line
 	packet, expected, _ := strings.Cut(line, " : ")
+	expected, staged, hasStaged := strings.Cut(expected, " staged ")
 	words, wants := strings.Fields(packet), strings.Fields(expected)
 	if len(words) < 4 || words[1] != ">" || len(wants) != 1 && len(wants) != 5 {
 		return f, fmt.Errorf("%q is not FROM > TO PROTOCOL … : VERDICT [DIRECTION TIER POLICY RULE]", line)
@@ -164,39 +168,78 @@ func parseFlow(line string) (f Flow, err error) {
 	if f.Verdict, ok = verdicts[wants[0]]; !ok {
 		return f, fmt.Errorf("verdict %q is neither Allow nor Deny", wants[0])
 	}
+	if f.Staged, ok = verdicts[staged]; hasStaged && !ok {
+		return f, fmt.Errorf("staged verdict %q is neither Allow nor Deny", staged)
+	}
 	f.By = wants[1:]
 	if len(f.By) > 0 && f.By[0] != "ingress" && f.By[0] != "egress" {
 		return f, fmt.Errorf("direction %q is neither ingress nor egress", f.By[0])
 	}
 	f.Spec = policy.FlowSpec{From: words[0], To: words[2], Protocol: policy.ProtocolText(words[3])}
-	return f, f.numbers(words[4:])
+	return f, f.words(words[4:])
 }
 
-func (f *Flow) numbers(words []string) error {
+// words reads what comes behind the protocol: a port, and words with their values.
+func (f *Flow) words(words []string) error {
 	for len(words) > 0 {
 		name := "port"
-		if slices.Contains([]string{"from", "type", "code"}, words[0]) {
+		if _, err := strconv.Atoi(words[0]); err != nil {
 			name, words = words[0], words[1:]
 		}
 		if len(words) == 0 {
-			return fmt.Errorf("%s needs a number", name)
+			return fmt.Errorf("%s needs a value", name)
 		}
-		n, err := strconv.ParseUint(words[0], 10, 16)
-		if err != nil {
-			return fmt.Errorf("%s %q is no number", name, words[0])
+		if err := f.word(name, words[0]); err != nil {
+			return err
 		}
 		words = words[1:]
-		switch name {
-		case "port":
-			f.Spec.Port = uint16(n)
-		case "from":
-			f.Spec.SrcPort = uint16(n)
-		case "type":
-			icmpType := uint8(n)
-			f.Spec.ICMPType = &icmpType
-		case "code":
-			f.Spec.ICMPCode = uint8(n)
-		}
+	}
+	return nil
+}
+
+func (f *Flow) word(name, value string) error {
+	switch name {
+	case "via":
+		f.Spec.Via = value
+	case "in":
+		f.Spec.InIface = value
+	case "out":
+		f.Spec.OutIface = value
+	case "masqueraded":
+		f.Spec.Masquerade = value
+	case "sent-to":
+		return f.sentTo(value)
+	default:
+		return f.number(name, value)
+	}
+	return nil
+}
+
+func (f *Flow) sentTo(value string) error {
+	f.Spec.OrigTo = value
+	if p, err := netip.ParseAddrPort(value); err == nil {
+		f.Spec.OrigTo, f.Spec.OrigPort = p.Addr().String(), p.Port()
+	}
+	return nil
+}
+
+func (f *Flow) number(name, value string) error {
+	n, err := strconv.ParseUint(value, 10, 16)
+	if err != nil {
+		return fmt.Errorf("%s %q is no number", name, value)
+	}
+	switch name {
+	case "port":
+		f.Spec.Port = uint16(n)
+	case "from":
+		f.Spec.SrcPort = uint16(n)
+	case "type":
+		icmpType := uint8(n)
+		f.Spec.ICMPType = &icmpType
+	case "code":
+		f.Spec.ICMPCode = uint8(n)
+	default:
+		return fmt.Errorf("%q is no word of a flow", name)
 	}
 	return nil
 }
@@ -208,7 +251,7 @@ func (s *Scenario) Index(node string) (*policy.Index, error) {
 		err := x.Set(o)
 		ref := v3.RefOf(o.(v3.Object)).String()
 		switch expected := slices.Contains(s.Complaints, ref); {
-		case err != nil && !expected:
+		case !policy.OnlyNotices(err) && !expected:
 			return nil, err
 		case err == nil && expected:
 			return nil, fmt.Errorf("nothing is said about %s", ref)

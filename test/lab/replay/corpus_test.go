@@ -3,13 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"github.com/tierwall/tierwall/dataplane/policy"
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/test/lab"
 	"github.com/tierwall/tierwall/test/scenario"
 )
@@ -72,7 +71,7 @@ func judge(t *testing.T, s *scenario.Scenario, tierctl string) {
 	if err := os.WriteFile(flows, lines.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &replay{files: files{objects}, flows: flows, tierctl: tierctl, action: toHost(s.Options.EndpointToHost), say: t.Logf}
+	r := &replay{files: files{objects}, flows: flows, tierctl: tierctl, action: toHost(&s.Options.Felix), say: t.Logf}
 	var out, errs bytes.Buffer
 	if err := r.run(t.Context(), &out, &errs); err != nil {
 		t.Fatalf("%v\n%s", err, errs.String())
@@ -92,11 +91,9 @@ func judge(t *testing.T, s *scenario.Scenario, tierctl string) {
 	}
 }
 
-func toHost(a policy.Action) string {
-	for text, action := range map[string]policy.Action{"Accept": policy.Allow, "Return": policy.Pass, "Drop": policy.None} {
-		if a == action {
-			return text
-		}
+func toHost(f *v3.FelixConfigurationSpec) string {
+	if f.DefaultEndpointToHostAction == nil {
+		return ""
 	}
-	return fmt.Sprint(a)
+	return *f.DefaultEndpointToHostAction
 }

@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	set.Var(&r.files, "f", "`FILE` or directory of objects, or -; may be repeated")
 	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it")
 	set.StringVar(&r.tierctl, "tierctl", "bin/tierctl", "`PATH` of tierctl")
-	set.StringVar(&r.action, "default-endpoint-to-host-action", "Drop", "`ACTION` of the agents and of trace")
+	set.StringVar(&r.action, "default-endpoint-to-host-action", "", "`ACTION` of the agents and of trace")
 	set.BoolVar(&verbose, "v", false, "say what is being done")
 	if err := set.Parse(args); err != nil {
 		return err

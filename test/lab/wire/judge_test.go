@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 	"github.com/tierwall/tierwall/test/scenario"
@@ -25,7 +26,8 @@ func TestTheJudgeSeesOneWrongRule(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := newJudge(t, false)
-	s := sample{objects: objects, options: policy.Options{EndpointToHost: policy.Allow}, chance: rand.New(rand.NewPCG(1, 1))}
+	accept := "Accept"
+	s := sample{objects: objects, options: policy.Options{Felix: v3.FelixConfigurationSpec{DefaultEndpointToHostAction: &accept}}, chance: rand.New(rand.NewPCG(1, 1))}
 	ends := addrs("10.0.0.1", "10.0.0.2", "192.0.2.1", "198.51.100.7")
 	for _, src := range ends {
 		for _, dst := range ends {

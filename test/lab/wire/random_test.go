@@ -40,7 +40,8 @@ type sample struct {
 
 func anySample(t *rapid.T) (s sample) {
 	s.objects = scenario.Cluster(t)
-	s.options.EndpointToHost = rapid.SampledFrom([]policy.Action{policy.Deny, policy.Allow, policy.Pass}).Draw(t, "to host")
+	toHost := rapid.SampledFrom([]string{"Drop", "Accept", "Return"}).Draw(t, "to host")
+	s.options.Felix.DefaultEndpointToHostAction = &toHost
 	s.chance = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "chance"), 0))
 	plan := s.index("").Plan()
 	seen := map[policy.Flow]bool{}
@@ -103,13 +104,13 @@ type judge struct {
 // tally counts what was sent.
 type tally struct {
 	clusters, nodes, sent, unjudged, allowed, denied int
-	by                                               map[string]int
-	inKernel                                         time.Duration
+	by                                               map[string]int // of those that are judged
+	inKernel                                         time.Duration  // of sending, each packet twice
 }
 
 func newJudge(t *testing.T, bridges bool) *judge {
 	j := &judge{t: t, bridges: bridges, tally: tally{by: map[string]int{}}}
-	j.node = opened(t, Spec{Uplinks: []Link{{Iface: "eth0"}, {Iface: "eth1"}}, Workloads: []Link{{Iface: "cali-pod-0", Bridged: bridges}}})
+	j.node = opened(t, Spec{Uplinks: twoUplinks(), Workloads: []Link{{Iface: "cali-pod-0", Bridged: bridges}}})
 	err := j.node.Do(func() (err error) {
 		j.table, err = kernel.Open(ruleset.DefaultTable)
 		return err
@@ -121,6 +122,8 @@ func newJudge(t *testing.T, bridges bool) *judge {
 	return j
 }
 
+func twoUplinks() []Link { return []Link{{Iface: "eth0"}, {Iface: "eth1"}} }
+
 // trial is one node of a cluster: its plan, and the packets that concern it.
 type trial struct {
 	spec    Spec
@@ -131,7 +134,7 @@ type trial struct {
 
 // specOf a node: its two uplinks have its addresses in any way, and each workload has a link or a port of the bridge.
 func (j *judge) specOf(s *sample, whole *policy.Plan, node string) (out Spec) {
-	out.Uplinks = []Link{{Iface: "eth0"}, {Iface: "eth1"}}
+	out.Uplinks = twoUplinks()
 	for _, h := range whole.Hosts {
 		if h.Name != node {
 			continue
@@ -320,7 +323,7 @@ func (y *tally) String() string {
 	for _, k := range slices.Sorted(maps.Keys(y.by)) {
 		by = append(by, fmt.Sprintf("%s %d", k, y.by[k]))
 	}
-	return fmt.Sprintf("%d clusters, %d nodes, %d packets: %d allowed, %d denied, %d not judged; %s; %.0f packets a second, with those without a table",
+	return fmt.Sprintf("%d clusters, %d nodes, %d packets: %d allowed, %d denied, %d not judged; %s; the kernel took %.0f a second",
 		y.clusters, y.nodes, y.sent, y.allowed, y.denied, y.unjudged, strings.Join(by, ", "), 2*float64(y.sent)/y.inKernel.Seconds())
 }
 
@@ -384,12 +387,13 @@ func TestRandomPackets(t *testing.T) {
 			for i := *seed; j.tally.sent < *packetsWanted/2 && faulty < enough; i++ {
 				s := c.samples.Example(i)
 				wrong, err := j.cluster(&s)
-				if err != nil {
+				switch {
+				case err != nil:
 					t.Fatalf("seed %d: %v\n%s", i, err, yamlOf(s.objects))
-				}
-				if len(wrong) > 0 {
+				case len(wrong) > 0:
 					faulty++
-					t.Errorf("seed %d, %d packets, to host %s:\n%s\n%s", i, len(wrong), s.options.EndpointToHost, strings.Join(wrong[:min(3, len(wrong))], "\n"), yamlOf(s.objects))
+					t.Errorf("seed %d, to host %s: %d packets\n%s\n%s",
+						i, s.options.EndpointToHost, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "\n"), yamlOf(s.objects))
 				}
 			}
 			t.Logf("%s; %.1fs in all", &j.tally, time.Since(start).Seconds())
