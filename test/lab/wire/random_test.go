@@ -393,7 +393,7 @@ func TestRandomPackets(t *testing.T) {
 				case len(wrong) > 0:
 					faulty++
 					t.Errorf("seed %d, to host %s: %d packets\n%s\n%s",
-						i, s.options.EndpointToHost, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "\n"), yamlOf(s.objects))
+						i, *s.options.Felix.DefaultEndpointToHostAction, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "\n"), yamlOf(s.objects))
 				}
 			}
 			t.Logf("%s; %.1fs in all", &j.tally, time.Since(start).Seconds())
