@@ -4,8 +4,11 @@
 //	Table ── check ── Diff against what is there ── encode ──► one transaction, all or nothing
 //	Table ◄─ decode ───────────────────────────────────────── the kernel
 //
-// A table is refused before the kernel is asked when it cannot mean what it says (check.go). What is written and what is read
+// A table is refused before the kernel is asked when it cannot mean what it says (check.go, places.go). What is written and what is read
 // share one list of fields (fields.go), and what is read counts as ours only if it would be written exactly so.
+//
+// Beside its nftables the package knows what else of a host's kernel a table leans on: its interfaces and the pods routed to them
+// (interfaces.go), whether bridges hand packets up (bridge.go), and the connections that a changed table should end (conntrack.go).
 package nft
 
 import (

@@ -45,10 +45,11 @@ func routed(t *testing.T) (client, router, server *host, c *nft.Conn) {
 	established := ruleset.Match{Key: ruleset.KeyCTState, Elem: ruleset.Elem{Num: ruleset.CTEstablished | ruleset.CTRelated}}
 	router.do(func() {
 		c = open()
-		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{{Name: "f", Hook: "forward", Rules: []ruleset.Rule{
+		f := ruleset.Chain{Name: "f", Hook: "forward", Rules: []ruleset.Rule{
 			{Matches: []ruleset.Match{hasBit}, Verdict: ruleset.Verdict{Kind: ruleset.Drop}},
 			{Matches: []ruleset.Match{established}, Verdict: ruleset.Verdict{Kind: ruleset.Accept}},
-		}}}})
+		}}
+		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{f}})
 		must(err)
 	})
 	t.Cleanup(func() { must(c.Close()) })
@@ -239,7 +240,12 @@ func checksum(b []byte) (hi, lo byte) {
 func TestConnectionsAreAsBeforeTranslation(t *testing.T) {
 	client, router, server, _ := routed(t)
 	router.do(func() {
-		shell("table ip nat { chain p { type nat hook prerouting priority -100; ip daddr 10.9.9.9 udp dport 53 dnat to 10.0.1.2:5000; }; }", "-f", "-")
+		shell(`table ip nat {
+			chain p {
+				type nat hook prerouting priority -100;
+				ip daddr 10.9.9.9 udp dport 53 dnat to 10.0.1.2:5000
+			}
+		}`, "-f", "-")
 	})
 	var at net.PacketConn
 	server.do(func() {
@@ -290,7 +296,8 @@ func TestConnectionsExpectedAndInZones(t *testing.T) {
 		have, err := nft.Connections()
 		must(err)
 		slices.SortFunc(have, func(a, b nft.Connection) int { return int(a.SrcPort) - int(b.SrcPort) })
-		if diff := cmp.Diff([]nft.Connection{control, data, zoned}, have, cmpopts.IgnoreFields(nft.Connection{}, "ID"), sameAddr); diff != "" {
+		want := []nft.Connection{control, data, zoned}
+		if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(nft.Connection{}, "ID"), sameAddr); diff != "" {
 			t.Errorf("-want +listed:\n%s", diff)
 		}
 	})

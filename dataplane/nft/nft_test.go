@@ -283,6 +283,12 @@ func everyRule() *ruleset.Table {
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "mi"}, Matches: []ruleset.Match{{Key: ruleset.KeyIIFName, Not: true, Elem: ruleset.Elem{Iface: "lo"}}}},
 		ruleset.Rule{ID: ruleset.RuleID(strings.Repeat("x", 127)), Verdict: ruleset.Verdict{Kind: ruleset.Reject}},
 	)
+	// What is asked before a statement is not the same question as what is asked behind it.
+	asked := ruleset.Rule{Matches: []ruleset.Match{{Key: ruleset.KeyNFProto, Elem: ruleset.Elem{Num: 2}}}, VMap: &ruleset.VMap{Key: ruleset.KeyIPSAddr, Map: "m4"}}
+	counts, limits, logs, marks, untracked := asked, asked, asked, asked, asked
+	counts.Counter, limits.Limit, logs.Log = true, &ruleset.Limit{Rate: 1, Unit: ruleset.Second, Burst: 1}, &ruleset.LogStmt{Prefix: "p"}
+	marks.Mark, untracked.NoTrack = &ruleset.SetMark{Set: 1}, true
+	rules = append(rules, counts, limits, logs, marks)
 	for _, k := range []ruleset.VerdictKind{ruleset.Accept, ruleset.Drop, ruleset.Return, ruleset.Jump, ruleset.Goto} {
 		v := ruleset.Verdict{Kind: k}
 		if k == ruleset.Jump || k == ruleset.Goto {
@@ -293,7 +299,7 @@ func everyRule() *ruleset.Table {
 	t.Chains = []ruleset.Chain{{Name: "every", Rules: rules}, {Name: "x/y"}}
 	for _, h := range []string{"prerouting", "output"} {
 		t.Chains = append(t.Chains, ruleset.Chain{Name: "raw-" + h, Hook: h, Priority: -300, Rules: []ruleset.Rule{
-			{NoTrack: true},
+			{NoTrack: true}, untracked,
 			{Matches: []ruleset.Match{proto(6)}, Counter: true, Mark: &ruleset.SetMark{Set: 1}, NoTrack: true, Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}})
 	}
 	for i, h := range []string{"prerouting", "input", "forward", "output", "postrouting"} {

@@ -23,7 +23,7 @@ func TestPlaces(t *testing.T) {
 		{"input", 0, rejects, ""},
 		{"forward", 0, rejects, ""},
 		{"output", 0, rejects, ""},
-		{"postrouting", 0, rejects, "(r), which base chain base at postrouting 0 leads to: the kernel does not reject there"},
+		{"postrouting", 0, rejects, "(r), which base chain base at postrouting 0 leads to: the kernel does not reject"},
 		{"prerouting", -300, untracked, ""},
 		{"output", -300, untracked, ""},
 		{"output", -201, untracked, ""},
@@ -75,6 +75,7 @@ func TestPlacesInACircle(t *testing.T) {
 // Each of the words that a packet can show does to packets what it says.
 func TestWordsDoWhatTheySay(t *testing.T) {
 	udp := ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 17}}
+	rest := ruleset.Rule{Matches: []ruleset.Match{udp}, Verdict: ruleset.Verdict{Kind: ruleset.Drop}}
 	match := func(k ruleset.Key, e ruleset.Elem) ruleset.Match { return ruleset.Match{Key: k, Elem: e} }
 	not := func(k ruleset.Key, e ruleset.Elem) ruleset.Match { return ruleset.Match{Key: k, Not: true, Elem: e} }
 	marked := func(bits uint32) ruleset.Match {
@@ -82,6 +83,10 @@ func TestWordsDoWhatTheySay(t *testing.T) {
 	}
 	accept := ruleset.Verdict{Kind: ruleset.Accept}
 	when := func(m ...ruleset.Match) []ruleset.Rule { return []ruleset.Rule{{Matches: m, Verdict: accept}} }
+	translated, bit := ruleset.Elem{Num: ruleset.CTStatusDNAT}, ruleset.Elem{Num: 1, Mask: 1}
+	eth, local, untracked := ruleset.Elem{Iface: "eth*"}, ruleset.Elem{Num: ruleset.AddrLocal}, ruleset.Elem{Num: ruleset.CTUntracked}
+	set := func(bits uint32) ruleset.Rule { return ruleset.Rule{Mark: &ruleset.SetMark{Set: bits}} }
+	cleared := ruleset.Rule{Mark: &ruleset.SetMark{Clear: 5}}
 	for _, test := range []struct {
 		name    string
 		raw     []ruleset.Rule // in prerouting, before connection tracking
@@ -89,20 +94,20 @@ func TestWordsDoWhatTheySay(t *testing.T) {
 		arrives []bool         // each of so many packets from a new socket
 	}{
 		{"an interface that begins so", nil, when(match(ruleset.KeyIIFName, ruleset.Elem{Iface: "l*"})), []bool{true}},
-		{"an interface that begins otherwise", nil, when(match(ruleset.KeyIIFName, ruleset.Elem{Iface: "eth*"})), []bool{false}},
-		{"an interface that does not begin so", nil, when(not(ruleset.KeyIIFName, ruleset.Elem{Iface: "eth*"})), []bool{true}},
+		{"an interface that begins otherwise", nil, when(match(ruleset.KeyIIFName, eth)), []bool{false}},
+		{"an interface that does not begin so", nil, when(not(ruleset.KeyIIFName, eth)), []bool{true}},
 		{"an interface with its address", nil, when(ruleset.Match{Key: ruleset.KeyIIFNameIPSAddr, Set: "lo"}), []bool{true}},
 		{"an interface with another's address", nil, when(ruleset.Match{Key: ruleset.KeyIIFNameIPSAddr, Set: "other"}), []bool{false}},
-		{"an address of the host's", nil, when(match(ruleset.KeySAddrType, ruleset.Elem{Num: ruleset.AddrLocal})), []bool{true}},
-		{"an address that is not the host's", nil, when(not(ruleset.KeySAddrType, ruleset.Elem{Num: ruleset.AddrLocal})), []bool{false}},
-		{"not translated", nil, when(not(ruleset.KeyCTStatus, ruleset.Elem{Num: ruleset.CTStatusDNAT})), []bool{true}},
-		{"translated", nil, when(match(ruleset.KeyCTStatus, ruleset.Elem{Num: ruleset.CTStatusDNAT})), []bool{false}},
+		{"an address of the host's", nil, when(match(ruleset.KeySAddrType, local)), []bool{true}},
+		{"an address that is not the host's", nil, when(not(ruleset.KeySAddrType, local)), []bool{false}},
+		{"not translated", nil, when(not(ruleset.KeyCTStatus, translated)), []bool{true}},
+		{"translated", nil, when(match(ruleset.KeyCTStatus, translated)), []bool{false}},
 		{"no mark of the connection", nil, when(match(ruleset.KeyCTMark, ruleset.Elem{Mask: 1})), []bool{true}},
-		{"a mark of the connection", nil, when(match(ruleset.KeyCTMark, ruleset.Elem{Num: 1, Mask: 1})), []bool{false}},
-		{"tracked", nil, when(match(ruleset.KeyCTState, ruleset.Elem{Num: ruleset.CTUntracked})), []bool{false}},
-		{"untracked", []ruleset.Rule{{NoTrack: true}}, when(match(ruleset.KeyCTState, ruleset.Elem{Num: ruleset.CTUntracked})), []bool{true}},
-		{"bits set", []ruleset.Rule{{Mark: &ruleset.SetMark{Set: 6}}, {Mark: &ruleset.SetMark{Set: 8}}}, when(marked(14)), []bool{true}},
-		{"bits cleared", []ruleset.Rule{{Mark: &ruleset.SetMark{Set: 14}}, {Mark: &ruleset.SetMark{Clear: 5}}}, when(marked(10)), []bool{true}},
+		{"a mark of the connection", nil, when(match(ruleset.KeyCTMark, bit)), []bool{false}},
+		{"tracked", nil, when(match(ruleset.KeyCTState, untracked)), []bool{false}},
+		{"untracked", []ruleset.Rule{{NoTrack: true}}, when(match(ruleset.KeyCTState, untracked)), []bool{true}},
+		{"bits set", []ruleset.Rule{set(6), set(8)}, when(marked(14)), []bool{true}},
+		{"bits cleared", []ruleset.Rule{set(14), cleared}, when(marked(10)), []bool{true}},
 		{"a limit", nil, []ruleset.Rule{{Limit: &ruleset.Limit{Rate: 1, Unit: ruleset.Day, Burst: 2}, Verdict: accept}}, []bool{true, true, false}},
 	} {
 		inNamespace(t, func() {
@@ -114,7 +119,7 @@ func TestWordsDoWhatTheySay(t *testing.T) {
 				{Name: "lo", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "lo", From: lo, To: lo}}},
 				{Name: "other", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "eth0", From: lo, To: lo}}},
 			}, Chains: []ruleset.Chain{
-				{Name: "in", Hook: "input", Rules: append(test.in, ruleset.Rule{Matches: []ruleset.Match{udp}, Verdict: ruleset.Verdict{Kind: ruleset.Drop}})},
+				{Name: "in", Hook: "input", Rules: append(test.in, rest)},
 				{Name: "out", Hook: "output", Priority: -300, Rules: untrackedToo(test.raw)},
 				{Name: "raw", Hook: "prerouting", Priority: -300, Rules: test.raw},
 			}})
