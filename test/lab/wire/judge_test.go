@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -27,7 +29,8 @@ func TestTheJudgeSeesOneWrongRule(t *testing.T) {
 	}
 	j := newJudge(t, false)
 	accept := "Accept"
-	s := sample{objects: objects, options: policy.Options{Felix: v3.FelixConfigurationSpec{DefaultEndpointToHostAction: &accept}}, chance: rand.New(rand.NewPCG(1, 1))}
+	s := sample{objects: objects, options: policy.Options{Felix: v3.FelixConfigurationSpec{DefaultEndpointToHostAction: &accept}},
+		chance: rand.New(rand.NewPCG(1, 1))}
 	ends := addrs("10.0.0.1", "10.0.0.2", "192.0.2.1", "198.51.100.7")
 	for _, src := range ends {
 		for _, dst := range ends {
@@ -48,8 +51,8 @@ func TestTheJudgeSeesOneWrongRule(t *testing.T) {
 		{"defaultEndpointToHostAction", 2},
 	} {
 		table := ruleset.Compile(x.plan, ruleset.Options{})
-		if c.rule != "" && !dropBy(table, c.rule) {
-			t.Fatalf("no rule accepts as %s:\n%s", c.rule, table)
+		if turn := deciding(table)[c.rule]; c.rule != "" && !turn.round() {
+			t.Fatalf("no rule decides as %s:\n%s", c.rule, table)
 		}
 		wrong, err := j.try(&x, table)
 		if err != nil {
@@ -61,31 +64,55 @@ func TestTheJudgeSeesOneWrongRule(t *testing.T) {
 	}
 }
 
-// dropBy makes the rules that accept by that name drop.
-func dropBy(table *ruleset.Table, id ruleset.RuleID) (done bool) {
+// rules are those of a table that decide under one name.
+type rules []*ruleset.Rule
+
+func deciding(table *ruleset.Table) map[ruleset.RuleID]rules {
+	out := map[ruleset.RuleID]rules{}
 	for i := range table.Chains {
 		for k := range table.Chains[i].Rules {
-			if r := &table.Chains[i].Rules[k]; r.ID == id && r.Verdict.Kind == ruleset.Accept {
-				r.Verdict.Kind, done = ruleset.Drop, true
+			r := &table.Chains[i].Rules[k]
+			if _, decides := opposite[r.Verdict.Kind]; decides && r.ID != "" {
+				out[r.ID] = append(out[r.ID], r)
 			}
 		}
 	}
-	return done
+	return out
 }
 
-// Of random tables with the verdict of one rule turned round, the judge sees more than one in ten, by packets that nobody chose for them.
+var opposite = map[ruleset.VerdictKind]ruleset.VerdictKind{
+	ruleset.Accept: ruleset.Drop, ruleset.Drop: ruleset.Accept, ruleset.Reject: ruleset.Accept,
+}
+
+// round turns round what rules decide.
+func (r rules) round() bool {
+	for _, rule := range r {
+		rule.Verdict.Kind = opposite[rule.Verdict.Kind]
+	}
+	return len(r) > 0
+}
+
+// Of random tables in which one rule that has met packets decides the opposite, most are seen, by packets that nobody chose for
+// them. In the others it makes no difference: what the rule lets through is refused behind it.
 func TestTheJudgeSeesSpoiltTables(t *testing.T) {
 	j := newJudge(t, false)
 	samples, spoilt, seen := rapid.Custom(anySample), 0, 0
-	for i := range 100 {
+	for i := range 60 {
 		s := samples.Example(*seed + i)
 		x, err := j.trialOf(&s, s.index("").Plan(), "n1")
 		if err != nil {
 			t.Fatal(err)
 		}
 		table := ruleset.Compile(x.plan, ruleset.Options{})
-		if !spoil(table, s.chance) {
-			continue
+		if wrong, err := j.try(&x, table); err != nil || len(wrong) > 0 {
+			t.Fatalf("seed %d: the right table: %v %v", *seed+i, err, wrong)
+		}
+		turn, err := j.met(table, s.chance)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !turn.round() {
+			continue // no rule has met a packet
 		}
 		wrong, err := j.try(&x, table)
 		if err != nil {
@@ -96,27 +123,22 @@ func TestTheJudgeSeesSpoiltTables(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d spoilt tables are seen", seen, spoilt)
-	if spoilt < 90 || 10*seen < spoilt {
-		t.Errorf("%d of %d spoilt tables are seen", seen, spoilt)
+	if spoilt < 30 || 2*seen < spoilt {
+		t.Errorf("only %d of %d spoilt tables are seen", seen, spoilt)
 	}
 }
 
-// spoil turns round one rule of a table that decides.
-func spoil(table *ruleset.Table, chance *rand.Rand) bool {
-	opposite := map[ruleset.VerdictKind]ruleset.VerdictKind{ruleset.Accept: ruleset.Drop, ruleset.Drop: ruleset.Accept}
-	var all []*ruleset.Rule
-	for i := range table.Chains {
-		for k := range table.Chains[i].Rules {
-			r := &table.Chains[i].Rules[k]
-			if _, decides := opposite[r.Verdict.Kind]; decides && r.Counter && r.ID != "invalid ingress" && r.ID != "invalid egress" {
-				all = append(all, r)
-			}
-		}
+// met is any rule that the kernel says has met packets.
+func (j *judge) met(table *ruleset.Table, chance *rand.Rand) (rules, error) {
+	counts, err := j.table.Counters()
+	if err != nil {
+		return nil, err
 	}
+	all := deciding(table)
+	maps.DeleteFunc(all, func(id ruleset.RuleID, _ rules) bool { return counts[id].Packets == 0 })
 	if len(all) == 0 {
-		return false
+		return nil, nil
 	}
-	r := all[chance.IntN(len(all))]
-	r.Verdict.Kind = opposite[r.Verdict.Kind]
-	return true
+	names := slices.Sorted(maps.Keys(all))
+	return all[names[chance.IntN(len(names))]], nil
 }

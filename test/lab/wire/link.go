@@ -340,5 +340,6 @@ func (n *Node) route(l netlink.Link, at net.HardwareAddr, to netip.Prefix, via n
 		return nil
 	}
 	n.known[k] = at.String()
-	return n.inner.link.NeighSet(&netlink.Neigh{LinkIndex: k.iface, State: netlink.NUD_PERMANENT, IP: via.AsSlice(), HardwareAddr: at})
+	told := netlink.Neigh{LinkIndex: k.iface, State: netlink.NUD_PERMANENT, IP: via.AsSlice(), HardwareAddr: at}
+	return n.inner.link.NeighSet(&told)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -79,6 +80,15 @@ func (n *Node) sendWave(packets []Packet, places []int, fates []Fate) error {
 	if err := s.listenFor(packets, places); err != nil {
 		return err
 	}
+	for some := range slices.Chunk(places, batch) {
+		if err := s.sendBatch(packets, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sending) sendBatch(packets []Packet, places []int) error {
 	for _, i := range places {
 		if err := s.send(i, &packets[i]); err != nil {
 			return fmt.Errorf("%+v: %w", packets[i], err)
@@ -170,15 +180,15 @@ func (s *sending) drainWires() error {
 		}
 	}
 	s.token++
+	near, far := &unix.SockaddrLinklayer{Ifindex: via.near.Attrs().Index}, &unix.SockaddrLinklayer{Ifindex: via.far}
 	mark := binary.BigEndian.AppendUint32(nil, s.token)
-	if err := unix.Sendto(s.sockets.wires, frame(via.nearAddr, via.farAddr, etherMarker, mark), 0, &unix.SockaddrLinklayer{Ifindex: via.far}); err != nil {
+	if err := unix.Sendto(s.sockets.wires, frame(via.nearAddr, via.farAddr, etherMarker, mark), 0, far); err != nil {
 		return fmt.Errorf("sending a marker into the node: %w", err)
 	}
 	if err := s.readUntil(s.sockets.marks, s.token); err != nil {
 		return fmt.Errorf("waiting for a marker to come into the node: %w", err)
 	}
-	out := &unix.SockaddrLinklayer{Ifindex: via.near.Attrs().Index}
-	if err := unix.Sendto(s.sockets.marks, frame(via.farAddr, via.nearAddr, etherMarker, mark), 0, out); err != nil {
+	if err := unix.Sendto(s.sockets.marks, frame(via.farAddr, via.nearAddr, etherMarker, mark), 0, near); err != nil {
 		return fmt.Errorf("sending a marker out of the node: %w", err)
 	}
 	if err := s.readUntil(s.sockets.wires, s.token); err != nil {

@@ -52,8 +52,12 @@ func (s *sockets) close() {
 	s.fds = nil
 }
 
-// roomy is a receive buffer for more packets than a wave has.
-const roomy = 8 << 20
+// A batch is the packets that are sent before those that came out are read: the kernel counts about 1.3 kB for each, and for
+// each answer.
+const (
+	batch = 64
+	room  = 200 << 10
+)
 
 // packets makes a socket for the frames of an Ethernet type on all interfaces, but for those that it sends itself.
 func (s *sockets) packets(ether uint16) (int, error) {
@@ -95,7 +99,14 @@ func (s *sockets) listenFor(l local) (err error) {
 // receivable tells what Linux gives to raw sockets at all.
 func (l local) receivable() bool { return l.proto != 0 && l.proto != unix.IPPROTO_RAW }
 
+// prepare makes room for all of a batch and for the answers to it, as far as an ordinary user may ask for it, and sees to it that
+// nobody waits for ever.
 func (s *sockets) prepare(fd int) error {
 	wait := unix.NsecToTimeval(patience.Nanoseconds())
-	return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, roomy), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait))
+	err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait))
+	if err != nil {
+		return fmt.Errorf("setting up a socket: %w", err)
+	}
+	return nil
 }

@@ -6,9 +6,6 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// atOnce is the most packets of a wave: fewer than the kernel lets wait for one processor.
-const atOnce = 400
-
 // conn is what connection tracking knows a connection by.
 type conn struct {
 	proto    uint8
@@ -45,9 +42,6 @@ func waves(packets []Packet) (out []*wave) {
 }
 
 func (w *wave) takes(c conn) bool {
-	if len(w.places) == atOnce {
-		return false
-	}
 	// Each ICMP message has an identifier of its own.
 	return c.proto == policy.ProtoICMP || c.proto == policy.ProtoICMPv6 || !w.conns[c] && !w.conns[c.reversed()]
 }

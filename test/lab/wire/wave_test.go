@@ -12,22 +12,20 @@ import (
 func drawPacket(t *rapid.T) Packet {
 	a := rapid.SampledFrom(addrs("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 	port := rapid.SampledFrom([]uint16{53, 80, 5000})
-	f := policy.Flow{Src: a.Draw(t, "src"), Dst: a.Draw(t, "dst"), Proto: rapid.SampledFrom([]uint8{policy.ProtoTCP, policy.ProtoICMP, 253}).Draw(t, "proto")}
+	proto := rapid.SampledFrom([]uint8{policy.ProtoTCP, policy.ProtoICMP, 253})
+	f := policy.Flow{Src: a.Draw(t, "src"), Dst: a.Draw(t, "dst"), Proto: proto.Draw(t, "proto")}
 	if policy.HasPorts(f.Proto) {
 		f.SrcPort, f.DstPort = port.Draw(t, "srcPort"), port.Draw(t, "dstPort")
 	}
 	return Packet{Flow: f}
 }
 
-// Every packet is in one wave, no two of a wave are of one connection or answer each other, and no wave is too big.
+// Every packet is in one wave, and no two of a wave are of one connection or answer each other.
 func TestWaves(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		packets := slices.Repeat(rapid.SliceOfN(rapid.Custom(drawPacket), 1, 30).Draw(t, "packets"), rapid.SampledFrom([]int{1, 2, 50}).Draw(t, "times"))
+		packets := rapid.SliceOf(rapid.Custom(drawPacket)).Draw(t, "packets")
 		var all []int
 		for _, w := range waves(packets) {
-			if len(w.places) > atOnce {
-				t.Fatalf("a wave of %d packets", len(w.places))
-			}
 			seen := map[policy.Flow]bool{}
 			for _, i := range w.places {
 				f := packets[i].Flow

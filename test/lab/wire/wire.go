@@ -71,7 +71,8 @@ type Node struct {
 
 // Open makes a node.
 func Open(s Spec) (*Node, error) {
-	n := &Node{links: map[string]*link{}, byFarIndex: map[int]string{}, ports: map[netip.Addr]*link{}, facts: map[fact]bool{}, known: map[neighbour]string{}}
+	n := &Node{links: map[string]*link{}, byFarIndex: map[int]string{}, facts: map[fact]bool{},
+		ports: map[netip.Addr]*link{}, known: map[neighbour]string{}}
 	if err := n.open(s); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("making a node: %w", err)

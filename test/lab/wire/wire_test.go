@@ -171,7 +171,15 @@ func nft(t testing.TB, n *Node, text string) {
 }
 
 func table(hook, rules string) string {
-	return fmt.Sprintf("flush ruleset\ntable inet t { chain c { type filter hook %s priority 0; ct state invalid drop\n%s\n}\n}", hook, rules)
+	return fmt.Sprintf(`flush ruleset
+table inet %[1]s {
+	chain c {
+		type filter hook %[1]s priority 0
+		ct state invalid drop
+		%[2]s
+	}
+}
+`, hook, rules)
 }
 
 // A rule stops what it says and nothing else: at its hook, of its protocol, port, type and end; and what connection tracking
@@ -190,7 +198,9 @@ func TestRulesAreSeen(t *testing.T) {
 		{"output", "drop", func(p Packet) bool { return p.In == "" }},
 		{"forward", "ct state new drop", func(p Packet) bool { return forwarded(p) && p.ICMPType != 135 }},
 		{"forward", "ct state established,related drop", func(Packet) bool { return false }},
-		{"forward", "ct state established,related accept\ntcp dport 80 accept\ndrop", func(p Packet) bool { return forwarded(p) && p.Proto != policy.ProtoTCP }},
+		{"forward", "ct state established,related accept\ntcp dport 80 accept\ndrop", func(p Packet) bool {
+			return forwarded(p) && p.Proto != policy.ProtoTCP
+		}},
 		{"forward", "iifname cali1 oifname cali2 drop", func(p Packet) bool { return p.In == "cali1" && places[p.Dst] == "cali2" }},
 		{"forward", "iifname br0 oifname br0 drop", func(p Packet) bool { return p.In > "port" && places[p.Dst] > "port" }},
 		{"forward", "iifname eth1 drop", func(p Packet) bool { return p.In == "eth1" && places[p.Dst] != "" }},
@@ -220,10 +230,12 @@ func TestRulesAreSeen(t *testing.T) {
 // Connection tracking, which checks checksums here, calls no packet of ours invalid, of whatever protocol.
 func TestPacketsAreWellFormed(t *testing.T) {
 	n := opened(t, small)
-	nft(t, n, table("forward", "")+"\ntable inet u { chain c { type filter hook input priority 0; ct state invalid drop\n}\n}")
-	packets, want := []Packet{}, []Fate{}
+	nft(t, n, table("forward", "")+strings.TrimPrefix(table("input", ""), "flush ruleset"))
+	packets, want, places := []Packet{}, []Fate{}, placesOf(small)
+	ways := [][]netip.Addr{addrs("10.0.0.1", "10.0.0.2"), addrs("fd00::1", "fd00::2"), addrs("10.0.0.1", "192.0.2.1"),
+		addrs("fd00::3", "2001:db8::1")}
 	for proto := range 256 {
-		for _, ends := range [][]netip.Addr{addrs("10.0.0.1", "10.0.0.2"), addrs("fd00::1", "fd00::2"), addrs("10.0.0.1", "192.0.2.1"), addrs("fd00::3", "2001:db8::1")} {
+		for _, ends := range ways {
 			f := policy.Flow{Src: ends[0], Dst: ends[1], Proto: uint8(proto), SrcPort: 1, DstPort: 2, ICMPType: 8}
 			if f.Src.Is6() {
 				f.ICMPType = 128
@@ -231,7 +243,6 @@ func TestPacketsAreWellFormed(t *testing.T) {
 			if _, err := packetOf(f, 1); err != nil {
 				continue
 			}
-			places := placesOf(small)
 			fate := Out(places[f.Dst])
 			switch {
 			case f.Proto == policy.ProtoUDPLite: // Linux checks it as if it were UDP
