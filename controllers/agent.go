@@ -127,7 +127,7 @@ func (a *Agent) look(index *policy.Index) {
 func setInterfaces(index *policy.Index, from []nft.Interface) {
 	ifaces := make([]policy.Iface, len(from))
 	for i, f := range from {
-		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers}
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Shared: f.Bridge}
 	}
 	index.SetInterfaces(ifaces)
 }

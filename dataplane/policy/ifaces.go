@@ -14,6 +14,8 @@ type Iface struct {
 	Name  string
 	Addrs []netip.Addr
 	Peers []netip.Addr
+	// Shared is an interface behind which there may be several workloads, as behind a bridge.
+	Shared bool
 }
 
 // SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
@@ -87,7 +89,7 @@ func (x *Index) peers() map[netip.Addr]string {
 	out := map[netip.Addr]string{}
 	for _, f := range x.ifaces {
 		for _, a := range f.Peers {
-			if _, ok := out[a]; !ok {
+			if _, ok := out[a]; !ok && !f.Shared {
 				out[a] = f.Name
 			}
 		}

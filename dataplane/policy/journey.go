@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // hop is one node on a packet's way, and what the packet is there.
@@ -13,8 +14,10 @@ type hop struct {
 	first       string    // of a packet that the host makes: the interface on which it would leave before NAT
 	made, taken bool      // the host itself makes the packet; it is for the host itself
 	from, to    *Endpoint // the node's workloads that send and receive it, or nil
-	before      Flow      // as the node gets it
-	after       Flow      // after destination NAT
+	strangeIn   bool      // the interface is a workload's by its name, and no known workload's
+	strangeOut  bool
+	before      Flow // as the node gets it
+	after       Flow // after destination NAT
 }
 
 // ends are the nodes of a flow's ends, as far as the plan knows them.
@@ -37,7 +40,10 @@ func nodeOf(e *Endpoint, h *Host) string {
 func (p *Plan) journey(f Flow) []hop {
 	e := ends{src: p.byAddr[f.Src], dst: p.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
 	if f.Via != "" && f.InIface != "" { // it comes in there, whoever claims to have sent it
-		e.srcHost, e.src = nil, p.behind(f.Via, f.InIface, e.src)
+		e.srcHost = nil
+		if w := p.behind(f.Via, f.InIface); w != nil || e.src != nil && e.src.Node != f.Via {
+			e.src = w
+		}
 	}
 	begin, end := nodeOf(e.src, e.srcHost), nodeOf(e.dst, e.dstHost)
 	var names []string
@@ -57,15 +63,12 @@ func (p *Plan) journey(f Flow) []hop {
 	return hops
 }
 
-// behind is the workload behind an interface of a node, or the one with the address if it may be there.
-func (p *Plan) behind(node, iface string, e *Endpoint) *Endpoint {
+// behind is the workload behind an interface of a node, or nil.
+func (p *Plan) behind(node, iface string) *Endpoint {
 	for i := range p.Endpoints {
-		if w := &p.Endpoints[i]; !w.Host() && w.Node == node && slices.Contains(w.Ifaces, iface) {
-			return w
+		if e := &p.Endpoints[i]; !e.Host() && e.Node == node && slices.Contains(e.Ifaces, iface) {
+			return e
 		}
-	}
-	if e != nil && e.Node == node && len(e.Ifaces) == 0 {
-		return e
 	}
 	return nil
 }
@@ -73,32 +76,55 @@ func (p *Plan) behind(node, iface string, e *Endpoint) *Endpoint {
 func (p *Plan) hop(f *Flow, e *ends, node string, first, last bool) hop {
 	h := hop{node: node, made: first && e.srcHost != nil, taken: last && e.dstHost != nil && e.dstHost.Name == node}
 	host := p.byName[node]
+	if e.srcHost != nil && e.srcHost == e.dstHost {
+		h.in, h.out, h.first = "lo", "lo", "lo"
+		if f.OrigDst.IsValid() {
+			h.first = cmp.Or(given(f, node, f.OutIface, first), host.Iface(f.Src))
+		}
+		return h
+	}
 	if first && e.src != nil && e.src.Node == node {
 		h.from = e.src
 	}
 	if last && e.dst != nil && e.dst.Node == node {
 		h.to = e.dst
 	}
-	loops := e.srcHost != nil && e.srcHost == e.dstHost
-	h.taken = h.taken && !h.made || h.taken && !loops
-	switch {
-	case loops:
-		h.in, h.out = "lo", "lo"
-	case h.from != nil:
-		h.in = iface(h.from)
-	case !h.made:
-		h.in = cmp.Or(given(f, node, f.InIface, last), host.Iface(ownAddr(h.taken, f.Dst)))
+	uplink := cmp.Or(given(f, node, f.OutIface, first), host.Iface(ownAddr(h.made, f.Src)))
+	if h.first = uplink; !h.made {
+		h.in = cmp.Or(given(f, node, f.InIface, last), iface(h.from), ownIface(h.from == nil, host, ownAddr(h.taken, f.Dst)))
+		h.from, h.strangeIn = p.known(node, h.in, h.from)
 	}
-	switch {
-	case h.to != nil:
-		h.out = iface(h.to)
-	case !h.taken && !loops:
-		h.out = cmp.Or(given(f, node, f.OutIface, first), host.Iface(ownAddr(h.made, f.Src)))
-	}
-	if h.first = h.out; h.made && f.OrigDst.IsValid() {
-		h.first = cmp.Or(given(f, node, f.OutIface, first), host.Iface(f.Src))
+	if !h.taken {
+		h.out = uplink
+		if h.to != nil {
+			h.out = cmp.Or(given(f, node, f.OutIface, first), iface(h.to))
+			h.to, h.strangeOut = p.known(node, h.out, h.to)
+		}
+		if h.made && !f.OrigDst.IsValid() {
+			h.first = h.out
+		}
 	}
 	return h
+}
+
+// known is the workload on a node's side of an interface: the one behind it, else the one with the address; none where the
+// interface is one of workloads by its name and of none that is known.
+func (p *Plan) known(node, iface string, byAddr *Endpoint) (e *Endpoint, strange bool) {
+	if e := p.behind(node, iface); e != nil {
+		return e, false
+	}
+	belongs := func(prefix string) bool { return prefix != "" && strings.HasPrefix(iface, prefix) }
+	if slices.ContainsFunc(p.Settings[node].Prefixes, belongs) {
+		return nil, true
+	}
+	return byAddr, false
+}
+
+func ownIface(outside bool, h *Host, a netip.Addr) string {
+	if outside {
+		return h.Iface(a)
+	}
+	return ""
 }
 
 // given is the interface that the flow names, if it speaks of this node: of Via, or else of the end.
@@ -117,7 +143,7 @@ func ownAddr(own bool, a netip.Addr) netip.Addr {
 }
 
 func iface(e *Endpoint) string {
-	if len(e.Ifaces) == 0 {
+	if e == nil || len(e.Ifaces) == 0 {
 		return ""
 	}
 	return e.Ifaces[0]

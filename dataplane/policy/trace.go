@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
@@ -115,7 +114,7 @@ func (t *tracer) note(ref v3.Ref, d Direction, a Action, why string) {
 func (t *tracer) enter() {
 	h := t.node
 	t.flow = &h.before
-	if h.from != nil {
+	if h.from != nil && slices.Contains(h.from.Ifaces, h.in) {
 		t.source(h.from)
 	} else {
 		t.host(Untracked, Ingress, h.in)
@@ -135,7 +134,7 @@ func (t *tracer) source(e *Endpoint) {
 	src := t.flow.Src
 	local := src.Is6() && (src.IsLinkLocalUnicast() || src.IsUnspecified()) ||
 		src == netip.IPv4Unspecified() && t.flow.Dst == broadcast
-	if t.out.Verdict == Deny || len(e.Ifaces) == 0 || slices.Contains(e.Addrs, src) || containsAddr(e.Sources, src) || local {
+	if t.out.Verdict == Deny || slices.Contains(e.Addrs, src) || containsAddr(e.Sources, src) || local {
 		return
 	}
 	t.settle(&Judgement{Verdict: Deny, Endpoint: e.Ref, Rule: -1, Why: "a workload may send only from its own addresses"}, Egress)
@@ -148,7 +147,7 @@ func (t *tracer) take() {
 	switch h := t.node; {
 	case h.from != nil:
 		t.fromWorkload(h.from)
-	case t.unknown(h.in) && !t.discovery():
+	case h.strangeIn && !t.discovery():
 		t.refuseUnknown(Egress, h.in)
 	default:
 		t.host(Normal, Ingress, h.in)
@@ -167,13 +166,13 @@ func (t *tracer) forward() {
 	switch {
 	case h.from != nil:
 		t.judge(h.from, Normal, Egress)
-	case t.unknown(h.in):
+	case h.strangeIn:
 		t.refuseUnknown(Egress, h.in)
 	}
 	switch {
 	case h.to != nil:
 		t.judge(h.to, Normal, Ingress)
-	case t.unknown(h.out):
+	case h.strangeOut:
 		t.refuseUnknown(Ingress, h.out)
 	}
 	t.skip = false // what was allowed on the way in says nothing of the way out
@@ -193,12 +192,6 @@ func (t *tracer) leave() {
 	default:
 		t.host(Normal, Egress, h.out)
 	}
-}
-
-// unknown tells whether an interface is a workload's by its name (contract §4.7). Those of known workloads have been seen to.
-func (t *tracer) unknown(iface string) bool {
-	settings := t.plan.Settings[t.node.node]
-	return slices.ContainsFunc(settings.Prefixes, func(p string) bool { return p != "" && strings.HasPrefix(iface, p) })
 }
 
 func (t *tracer) refuseUnknown(d Direction, iface string) {

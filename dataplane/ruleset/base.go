@@ -67,9 +67,9 @@ func (c *compiler) forwarding() {
 		c.base("forward-in", "forward", priorityForwardIn, []Rule{established}, c.marked(c.marksIn()), c.hostLookups("forward-in", KeyIIFName))
 	}
 	c.base("from-workload", "forward", priorityFrom, c.ended(), []Rule{established},
-		lookups("from-workload", KeyIIFName, saddrs), c.unknown(KeyIIFName))
+		c.lookups("from-workload", KeyIIFName, saddrs))
 	c.base("to-workload", "forward", priorityTo, []Rule{established},
-		lookups("to-workload", KeyOIFName, daddrs), c.unknown(KeyOIFName))
+		c.lookups("to-workload", KeyOIFName, daddrs))
 	if c.guarded["forward-out"] {
 		c.base("forward-out", "forward", priorityForwardOut, []Rule{established}, c.hostLookups("forward-out", KeyOIFName))
 	}
@@ -78,7 +78,7 @@ func (c *compiler) forwarding() {
 // local is what is for the host itself, and what it sends.
 func (c *compiler) local() {
 	c.base("from-workload-to-host", "input", priorityFrom, c.ended(), []Rule{established, discoveryRule()},
-		lookups("from-workload", KeyIIFName, saddrs), c.unknown(KeyIIFName))
+		c.lookups("from-workload", KeyIIFName, saddrs))
 	c.base("to-host", "input", priorityTo, []Rule{established}, workloads(KeyIIFName, saddrs, Verdict{Goto, "workload-to-host"}),
 		c.marked(c.marksIn()), c.hostLookups("to-host", KeyIIFName))
 	toWorkload := workloads(KeyOIFName, daddrs, Verdict{Kind: Accept})
@@ -163,9 +163,9 @@ func (c *compiler) otherSources(accept func(...Match)) {
 func saddrs(f *family) Key { return f.saddr }
 func daddrs(f *family) Key { return f.daddr }
 
-// lookups lead a packet to the guard of its workload.
-func lookups(name string, iface Key, addr func(*family) Key) []Rule {
-	out := []Rule{{VMap: &VMap{iface, name + "-iface"}}}
+// lookups lead a packet to the guard of its workload. An address decides only behind an interface that is no workload's by name.
+func (c *compiler) lookups(name string, iface Key, addr func(*family) Key) []Rule {
+	out := append([]Rule{{VMap: &VMap{iface, name + "-iface"}}}, c.unknown(iface)...)
 	for i := range families {
 		out = append(out, Rule{VMap: &VMap{addr(&families[i]), name + families[i].digit}})
 	}

@@ -248,17 +248,14 @@ func (c *compiler) exempt(e *policy.Endpoint) {
 	}
 }
 
-// workload leads packets of a workload to its guards: by interface where that is known, or else by address. Of several workloads
-// that claim one the first has it, as in policy.Plan.
+// workload leads packets of a workload to its guards: by interface where that is known and, if the packet comes by another one, a
+// bridge for example, by address. Of several workloads that claim one the first has it, as in policy.Plan.
 func (c *compiler) workload(e *policy.Endpoint) {
 	for i := range e.Guards {
 		g := &e.Guards[i]
 		name, to := workloadMaps[g.Direction], Verdict{Goto, c.guard(g, c.denying())}
 		for _, iface := range e.Ifaces {
 			c.maps[name+"-iface"].add(Elem{Iface: iface}, to)
-		}
-		if len(e.Ifaces) > 0 {
-			continue
 		}
 		for _, a := range e.Addrs {
 			c.maps[name+digit(a)].add(Elem{From: a, To: a}, to)
@@ -288,9 +285,6 @@ func (c *compiler) whereabouts(e *policy.Endpoint) {
 			f := familyOf(a)
 			add("workload-source"+f.digit, f.ifaceAddr, Elem{Iface: iface, From: a, To: a})
 		}
-	}
-	if len(e.Ifaces) > 0 {
-		return
 	}
 	for _, a := range e.Addrs {
 		add("workload"+digit(a), familyOf(a).addr, Elem{From: a, To: a})
@@ -463,7 +457,7 @@ func (c *compiler) logLimit() *Limit {
 	if c.settings.LogLimit == nil {
 		return nil
 	}
-	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), c.settings.LogLimit.Burst}
+	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), max(c.settings.LogLimit.Burst, 1)} // to the kernel 0 is 5
 }
 
 func (m *Map) add(key Elem, v Verdict) {

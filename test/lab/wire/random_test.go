@@ -173,7 +173,11 @@ func (j *judge) trialOf(s *sample, whole *policy.Plan, node string) (trial, erro
 	t.plan = index.Plan()
 	places := t.places()
 	for i, f := range s.flows {
-		if p, fate, ok := places.packet(f, s.chance, i%8 == 0); ok {
+		via := ""
+		if i%8 == 0 { // few flows that only pass are of interest
+			via = node
+		}
+		if p, fate, ok := places.packet(f, s.chance, via); ok {
 			t.packets, t.arrive = append(t.packets, p), append(t.arrive, fate)
 		}
 	}
@@ -190,7 +194,7 @@ func (j *judge) interfaces() (out []policy.Iface, err error) {
 			return err
 		}
 		for _, f := range <-now {
-			out = append(out, policy.Iface{Name: f.Name, Addrs: f.Addrs})
+			out = append(out, policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Shared: f.Bridge})
 		}
 		return nil
 	})
@@ -224,16 +228,20 @@ func (t *trial) places() places {
 	return out
 }
 
-// packet is a flow as one node sees it, and where it goes. Few flows that only pass through are of interest.
-func (p places) packet(f policy.Flow, chance *rand.Rand, passing bool) (Packet, Fate, bool) {
+// packet is a flow as one node sees it, and where it goes. via is the node's name, if flows are wanted that only
+// pass it.
+func (p places) packet(f policy.Flow, chance *rand.Rand, via string) (Packet, Fate, bool) {
 	src, fromHere := p[f.Src]
 	dst, toHere := p[f.Dst]
 	switch {
-	case !fromHere && !toHere && !passing, fromHere && toHere && src == dst && src.link != "":
+	case !fromHere && !toHere && via == "", fromHere && toHere && src == dst && src.link != "":
 		return Packet{}, "", false
 	case !fromHere:
 		src.link = []string{"eth0", "eth1"}[chance.IntN(2)]
 		src.by = src.link
+	}
+	if !fromHere && !toHere {
+		f.Via = via
 	}
 	f.InIface, f.OutIface = src.by, dst.by
 	fate := Out(dst.link)
@@ -393,7 +401,8 @@ func TestRandomPackets(t *testing.T) {
 				case len(wrong) > 0:
 					faulty++
 					t.Errorf("seed %d, to host %s: %d packets\n%s\n%s",
-						i, *s.options.Felix.DefaultEndpointToHostAction, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "\n"), yamlOf(s.objects))
+						i, *s.options.Felix.DefaultEndpointToHostAction, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "\n"),
+						yamlOf(s.objects))
 				}
 			}
 			t.Logf("%s; %.1fs in all", &j.tally, time.Since(start).Seconds())
