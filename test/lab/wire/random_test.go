@@ -171,13 +171,9 @@ func (j *judge) trialOf(s *sample, whole *policy.Plan, node string) (trial, erro
 	}
 	index.SetInterfaces(ifaces)
 	t.plan = index.Plan()
-	places := t.places()
-	for i, f := range s.flows {
-		via := ""
-		if i%8 == 0 { // few flows that only pass are of interest
-			via = node
-		}
-		if p, fate, ok := places.packet(f, s.chance, via); ok {
+	w := whereabouts(node, t.spec, s.chance)
+	for _, f := range s.flows {
+		if p, fate, ok := w.packet(f); ok {
 			t.packets, t.arrive = append(t.packets, p), append(t.arrive, fate)
 		}
 	}
@@ -207,51 +203,60 @@ type place struct {
 	by   string // the interface by which routing knows it
 }
 
-type places map[netip.Addr]place
-
-func (t *trial) places() places {
-	out := places{}
-	for _, u := range t.spec.Uplinks {
-		for _, a := range u.Addrs {
-			out[a] = place{}
-		}
-	}
-	for _, w := range t.spec.Workloads {
-		by := w.Iface
-		if w.Bridged {
-			by = Bridge
-		}
-		for _, a := range w.Addrs {
-			out[a] = place{w.Iface, by}
-		}
-	}
-	return out
+// where is everything around one node.
+type where struct {
+	node   string
+	at     map[netip.Addr]place
+	wires  []place // the two uplinks, then the workloads
+	chance *rand.Rand
 }
 
-// packet is a flow as one node sees it, and where it goes. via is the node's name, if flows are wanted that only
-// pass it.
-func (p places) packet(f policy.Flow, chance *rand.Rand, via string) (Packet, Fate, bool) {
-	src, fromHere := p[f.Src]
-	dst, toHere := p[f.Dst]
+func whereabouts(node string, s Spec, chance *rand.Rand) *where {
+	w := &where{node: node, at: map[netip.Addr]place{}, chance: chance}
+	for _, u := range s.Uplinks {
+		w.wires = append(w.wires, place{u.Iface, u.Iface})
+		for _, a := range u.Addrs {
+			w.at[a] = place{}
+		}
+	}
+	for _, l := range s.Workloads {
+		p := place{l.Iface, l.Iface}
+		if l.Bridged {
+			p.by = Bridge
+		}
+		w.wires = append(w.wires, p)
+		for _, a := range l.Addrs {
+			w.at[a] = p
+		}
+	}
+	return w
+}
+
+func (w *where) oneIn(n int) bool { return w.chance.IntN(n) == 0 }
+
+// packet is a flow as the node sees it, and where it goes; none if the node does not, or if it only passes, of which few are of
+// interest. One packet in ten comes from where its source is not.
+func (w *where) packet(f policy.Flow) (Packet, Fate, bool) {
+	from, fromHere := w.at[f.Src]
+	to, toHere := w.at[f.Dst]
+	lies := w.oneIn(10) && !(fromHere && from.link == "") // the kernel itself refuses its own IPv4 addresses from elsewhere
 	switch {
-	case !fromHere && !toHere && via == "", fromHere && toHere && src == dst && src.link != "":
+	case lies:
+		from = w.wires[w.chance.IntN(len(w.wires))]
+	case !fromHere && !toHere && !w.oneIn(8), fromHere && from == to && from.link != "":
 		return Packet{}, "", false
 	case !fromHere:
-		src.link = []string{"eth0", "eth1"}[chance.IntN(2)]
-		src.by = src.link
+		from = w.wires[w.chance.IntN(2)]
 	}
-	if !fromHere && !toHere {
-		f.Via = via
-	}
-	f.InIface, f.OutIface = src.by, dst.by
-	fate := Out(dst.link)
+	f.Via, f.InIface, f.OutIface = w.node, from.by, to.by
+	fate := Out(to.link)
 	switch {
 	case !toHere:
 		f.OutIface, fate = "eth0", Out("eth0")
-	case dst.link == "":
+	case to.link == "":
 		fate = Local
 	}
-	return Packet{f, src.link}, fate, true
+	return Packet{f, from.link}, fate, true
 }
 
 // try judges a node's table, and gives what is wrong.
