@@ -39,6 +39,9 @@ func TestScenarios(t *testing.T) {
 					t.Fatalf("line %d: %v", f.Line, err)
 				}
 				got := p.Trace(flow)
+				if have := inForce(got); f.Staged != policy.None && have.Verdict != f.Staged {
+					t.Errorf("%s\nwith what is staged %s: %+v", f.Text, have.Verdict, have.Steps)
+				}
 				if got.Verdict != f.Verdict {
 					t.Errorf("%s\nhave %s: %+v", f.Text, got.Verdict, got.Steps)
 				} else if len(f.By) > 0 {
@@ -49,6 +52,14 @@ func TestScenarios(t *testing.T) {
 			}
 		})
 	}
+}
+
+// inForce is what would be if the staged policies were enforced; where none makes another list it is what is.
+func inForce(t policy.Trace) *policy.Outcome {
+	if t.Staged != nil {
+		return t.Staged
+	}
+	return &t.Outcome
 }
 
 var update = flag.Bool("update", false, "rewrite the plans of the corpus")
