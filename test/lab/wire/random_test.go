@@ -119,6 +119,7 @@ func newJudge(t *testing.T, bridges bool) *judge {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = j.table.Close() })
+	nft(t, j.node, translations())
 	return j
 }
 
@@ -249,6 +250,9 @@ func (w *where) packet(f policy.Flow) (Packet, Fate, bool) {
 		from = w.wires[w.chance.IntN(2)]
 	}
 	f.Via, f.InIface, f.OutIface = w.node, from.by, to.by
+	if from.link != "" && w.oneIn(4) {
+		w.translate(&f)
+	}
 	fate := Out(to.link)
 	switch {
 	case !toHere:
@@ -257,6 +261,57 @@ func (w *where) packet(f policy.Flow) (Packet, Fate, bool) {
 		fate = Local
 	}
 	return Packet{f, from.link}, fate, true
+}
+
+// backends are addresses of random clusters; each is behind a service and behind a port of every node.
+var backends = addrs("10.0.0.1", "10.0.1.2", "10.0.0.3", "10.0.1.4", "10.0.0.5", "10.0.0.20", "10.0.0.21", "192.0.2.1", "192.0.2.2",
+	"198.51.100.7", "fd00::1", "fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::20", "fd00::21", "2001:db8::1", "2001:db8::2",
+	"2001:db8:9::1")
+
+const (
+	nodePorts  = 30000 // the first
+	targetPort = 80    // of all of them
+)
+
+func serviceOf(backend int) netip.Addr {
+	if backends[backend].Is4() {
+		return netip.AddrFrom4([4]byte{172, 16, 0, byte(backend)})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x99, 15: byte(backend)})
+}
+
+// translations do what kube-proxy does, at its priority.
+func translations() string {
+	var b strings.Builder
+	b.WriteString("table inet services {\nchain c {\ntype nat hook prerouting priority -100\n")
+	for i, a := range backends {
+		family, target := "ip", a.String()
+		if a.Is6() {
+			family, target = "ip6", "["+target+"]"
+		}
+		fmt.Fprintf(&b, "meta l4proto { tcp, udp } %s daddr %s dnat %s to %s\n", family, serviceOf(i), family, target)
+		fmt.Fprintf(&b, "meta nfproto %s fib daddr type local tcp dport %d dnat %s to %s:%d\n",
+			map[string]string{"ip": "ipv4", "ip6": "ipv6"}[family], nodePorts+i, family, target, targetPort)
+	}
+	b.WriteString("}\n}\n")
+	return b.String()
+}
+
+// translate makes a flow to a backend one to its service, or to a port of the node.
+func (w *where) translate(f *policy.Flow) {
+	i := slices.Index(backends, f.Dst)
+	if i < 0 || f.Proto != policy.ProtoTCP && f.Proto != policy.ProtoUDP {
+		return
+	}
+	f.OrigDst, f.OrigDstPort = serviceOf(i), f.DstPort
+	if f.DstPort != targetPort || f.Proto != policy.ProtoTCP {
+		return
+	}
+	for _, a := range backends {
+		if p, here := w.at[a]; here && p.link == "" && a.Is4() == f.Dst.Is4() {
+			f.OrigDst, f.OrigDstPort = a, uint16(nodePorts+i)
+		}
+	}
 }
 
 // try judges a node's table, and gives what is wrong.
@@ -288,15 +343,15 @@ func (j *judge) send(packets []Packet) ([]Fate, error) {
 func (j *judge) compare(t *trial, free, seen []Fate) (wrong []string) {
 	for i, p := range t.packets {
 		j.tally.sent++
-		if free[i] != t.arrive[i] {
+		trace, want := t.plan.Trace(p.Flow), t.arrive[i]
+		if free[i] != want || p.OrigDst.IsValid() && untracked(trace) {
 			j.tally.unjudged++
 			continue
 		}
-		trace, want := t.plan.Trace(p.Flow), t.arrive[i]
 		if trace.Verdict == policy.Deny {
 			want = Lost
 		}
-		j.tally.count(p, want)
+		j.tally.count(p, want, trace)
 		if seen[i] != want {
 			wrong = append(wrong, fmt.Sprintf("%+v: it is %s, and should be %s:\n%s", p, seen[i], want, steps(trace)))
 		}
@@ -304,7 +359,12 @@ func (j *judge) compare(t *trial, free, seen []Fate) (wrong []string) {
 	return wrong
 }
 
-func (y *tally) count(p Packet, want Fate) {
+// untracked tells whether an untracked policy has allowed a flow: then nothing translates it.
+func untracked(t policy.Trace) bool {
+	return slices.ContainsFunc(t.Steps, func(s policy.Step) bool { return s.Stage == policy.Untracked && s.Action == policy.Allow })
+}
+
+func (y *tally) count(p Packet, want Fate, t policy.Trace) {
 	y.allowed++
 	if want == Lost {
 		y.allowed--
@@ -315,6 +375,8 @@ func (y *tally) count(p Packet, want Fate) {
 		family = "IPv6"
 	}
 	switch {
+	case p.OrigDst.IsValid():
+		way = "translated"
 	case p.In == "":
 		way = "from the host"
 	case want == Local || p.OutIface == "":
@@ -328,6 +390,11 @@ func (y *tally) count(p Packet, want Fate) {
 	}
 	for _, what := range []string{family, name, way} {
 		y.by[what]++
+	}
+	for _, s := range t.Steps {
+		if s.Endpoint.Kind == "HostEndpoint" && (s.Action == policy.Allow || s.Action == policy.Deny) {
+			y.by[fmt.Sprintf("host endpoint's %s %s", s.Stage, s.Action)]++
+		}
 	}
 }
 

@@ -125,14 +125,19 @@ func (s *sending) listenFor(packets []Packet, places []int) error {
 func (s *sending) send(i int, p *Packet) error {
 	s.fates[i] = Lost
 	s.token++
-	packet, err := packetOf(p.Flow, s.token)
+	original := p.original()
+	packet, err := packetOf(original, s.token)
 	if err != nil {
 		return err
 	}
-	id, _ := unwrap(packet)
+	arriving, err := packetOf(p.Flow, s.token)
+	if err != nil {
+		return err
+	}
+	id, _ := unwrap(arriving)
 	s.sent[id] = i
 	if p.In == "" {
-		return s.sendFromHost(&p.Flow, packet)
+		return s.sendFromHost(&original, packet)
 	}
 	l := s.links[p.In]
 	if l == nil {
@@ -143,7 +148,7 @@ func (s *sending) send(i int, p *Packet) error {
 		ether = etherIPv6
 	}
 	to := &unix.SockaddrLinklayer{Ifindex: l.far}
-	return unix.Sendto(s.sockets.wires, frame(s.nextHop(l, &p.Flow), l.farAddr, ether, packet), 0, to)
+	return unix.Sendto(s.sockets.wires, frame(s.nextHop(l, &original), l.farAddr, ether, packet), 0, to)
 }
 
 // nextHop is whom the far end of a link gives a packet to: the node, or who is on the same bridge.

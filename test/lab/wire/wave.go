@@ -2,6 +2,7 @@ package wire
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
@@ -26,22 +27,36 @@ type wave struct {
 }
 
 func waves(packets []Packet) (out []*wave) {
-	for i, p := range packets {
-		c := connOf(p.Flow)
+	for i := range packets {
+		p := &packets[i]
 		at := 0
-		for at < len(out) && !out[at].takes(c) {
+		for at < len(out) && !out[at].takes(p) {
 			at++
 		}
 		if at == len(out) {
 			out = append(out, &wave{conns: map[conn]bool{}})
 		}
-		out[at].places = append(out[at].places, i)
-		out[at].conns[c] = true
+		out[at].add(i, p)
 	}
 	return out
 }
 
-func (w *wave) takes(c conn) bool {
-	// Each ICMP message has an identifier of its own.
-	return c.proto == policy.ProtoICMP || c.proto == policy.ProtoICMPv6 || !w.conns[c] && !w.conns[c.reversed()]
+// connsOf are what a packet's connection is known by before and after destination NAT, and by its answers.
+func connsOf(p *Packet) []conn {
+	before, after := connOf(p.original()), connOf(p.Flow)
+	return []conn{before, after, before.reversed(), after.reversed()}
+}
+
+func (w *wave) takes(p *Packet) bool {
+	if p.Proto == policy.ProtoICMP || p.Proto == policy.ProtoICMPv6 {
+		return true // each message has an identifier of its own
+	}
+	return !slices.ContainsFunc(connsOf(p), func(c conn) bool { return w.conns[c] })
+}
+
+func (w *wave) add(place int, p *Packet) {
+	w.places = append(w.places, place)
+	for _, c := range connsOf(p) {
+		w.conns[c] = true
+	}
 }

@@ -39,8 +39,17 @@ const Bridge = "br0"
 
 // Packet is a packet to send.
 type Packet struct {
-	policy.Flow
-	In string // the interface of the node on which it comes in; "" for one that the host itself sends
+	policy.Flow        // if OrigDst is valid the packet is sent there, and something in the node is to translate it
+	In          string // the interface of the node on which it comes in; "" for one that the host itself sends
+}
+
+// original is the flow as it is sent.
+func (p *Packet) original() policy.Flow {
+	f := p.Flow
+	if f.OrigDst.IsValid() {
+		f.Dst, f.DstPort = f.OrigDst, f.OrigDstPort
+	}
+	return f
 }
 
 // Fate is what became of a packet.
