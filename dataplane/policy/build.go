@@ -22,8 +22,13 @@ func (x *Index) Plan() *Plan {
 	if staged := x.inForce(); staged != nil {
 		b.staged = x.orderedTiers(staged)
 	}
+	for _, h := range hosts {
+		if x.node == "" || h.Name == x.node {
+			b.settings(h.Name)
+		}
+	}
 	if x.node != "" {
-		b.settings(x.node)
+		b.settings(x.node) // though no object is on it
 	}
 	for _, ref := range sortedRefs(x.members) {
 		if m := x.members[ref]; m.endpoint && (x.node == "" || m.node == x.node) {

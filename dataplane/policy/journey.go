@@ -13,6 +13,7 @@ type hop struct {
 	in, out     string    // interfaces; "" is one whose name is not known
 	first       string    // of a packet that the host makes: the interface on which it would leave before NAT
 	made, taken bool      // the host itself makes the packet; it is for the host itself
+	sent        bool      // a workload of the node sends the packet
 	from, to    *Endpoint // the node's workloads that send and receive it, or nil
 	strangeIn   bool      // the interface is a workload's by its name, and no known workload's
 	strangeOut  bool
@@ -20,10 +21,11 @@ type hop struct {
 	after       Flow // after destination NAT
 }
 
-// ends are the nodes of a flow's ends, as far as the plan knows them.
+// ends are the ends of a flow, as far as the plan knows them.
 type ends struct {
-	src, dst         *Endpoint // workloads
+	dst              *Endpoint // the workload
 	srcHost, dstHost *Host
+	loops            bool // from a host to itself, by the loopback interface
 }
 
 func nodeOf(e *Endpoint, h *Host) string {
@@ -38,28 +40,26 @@ func nodeOf(e *Endpoint, h *Host) string {
 
 // journey is the nodes that a flow passes: its source's, Via, its destination's.
 func (p *Plan) journey(f Flow) []hop {
-	e := ends{src: p.byAddr[f.Src], dst: p.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
+	e := ends{dst: p.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
+	begin, end := nodeOf(p.byAddr[f.Src], e.srcHost), nodeOf(e.dst, e.dstHost)
 	if f.Via != "" && f.InIface != "" { // it comes in there, whoever claims to have sent it
-		e.srcHost = nil
-		if w := p.behind(f.Via, f.InIface); w != nil || e.src != nil && e.src.Node != f.Via {
-			e.src = w
-		}
+		begin, e.srcHost = "", nil
 	}
-	begin, end := nodeOf(e.src, e.srcHost), nodeOf(e.dst, e.dstHost)
-	var names []string
+	var hops []hop
 	for _, n := range []string{begin, f.Via, end} {
-		if n != "" && !slices.Contains(names, n) {
-			names = append(names, n)
+		if n != "" && (len(hops) == 0 || hops[len(hops)-1].node != n) {
+			hops = append(hops, hop{node: n})
 		}
 	}
-	if e.srcHost != nil && e.srcHost == e.dstHost && len(names) == 1 {
-		names = append(names, begin) // out and in again, by the loopback interface
-	}
-	hops := make([]hop, len(names))
-	for i, n := range names {
-		hops[i] = p.hop(&f, &e, n, i == 0, i == len(names)-1)
+	if e.loops = e.srcHost != nil && e.srcHost == e.dstHost && len(hops) == 1; e.loops {
+		hops = append(hops, hop{node: begin}) // out and in again
 	}
 	translate(hops, f)
+	for i := range hops {
+		hops[i].made = i == 0 && e.srcHost != nil
+		hops[i].sent = i == 0 && begin != "" && !hops[i].made
+		p.place(&hops[i], &f, &e, i == len(hops)-1)
+	}
 	return hops
 }
 
@@ -73,38 +73,50 @@ func (p *Plan) behind(node, iface string) *Endpoint {
 	return nil
 }
 
-func (p *Plan) hop(f *Flow, e *ends, node string, first, last bool) hop {
-	h := hop{node: node, made: first && e.srcHost != nil, taken: last && e.dstHost != nil && e.dstHost.Name == node}
-	host := p.byName[node]
-	if e.srcHost != nil && e.srcHost == e.dstHost {
-		h.in, h.out, h.first = "lo", "lo", "lo"
-		if f.OrigDst.IsValid() {
-			h.first = cmp.Or(given(f, node, f.OutIface, first), host.Iface(f.Src))
+// place finds between what the packet is at a node.
+func (p *Plan) place(h *hop, f *Flow, e *ends, last bool) {
+	h.taken = last && e.dstHost != nil && e.dstHost.Name == h.node
+	host := p.byName[h.node]
+	if e.loops {
+		h.in, h.out = "lo", "lo"
+		h.first = p.towards(h, cmp.Or(given(f, h.node, f.OutIface, h.made), host.Iface(f.Src)))
+		return
+	}
+	from := p.byAddr[h.before.Src]
+	if from != nil && from.Node != h.node {
+		from = nil
+	}
+	begins := h.made || h.sent
+	uplink := cmp.Or(given(f, h.node, f.OutIface, begins), host.Iface(ownAddr(h.made, f.Src)))
+	if !h.made {
+		if h.in = given(f, h.node, f.InIface, last); h.in == "" && h.sent {
+			h.in = iface(from)
+		} else if h.in == "" {
+			h.in = host.Iface(ownAddr(h.taken, f.Dst))
 		}
-		return h
+		h.from, h.strangeIn = p.known(h.node, h.in, from)
 	}
-	if first && e.src != nil && e.src.Node == node {
-		h.from = e.src
+	if h.taken {
+		return
 	}
-	if last && e.dst != nil && e.dst.Node == node {
-		h.to = e.dst
+	h.out = uplink
+	if last && e.dst != nil && e.dst.Node == h.node {
+		h.out = cmp.Or(given(f, h.node, f.OutIface, begins), iface(e.dst))
+		h.to, h.strangeOut = p.known(h.node, h.out, e.dst)
 	}
-	uplink := cmp.Or(given(f, node, f.OutIface, first), host.Iface(ownAddr(h.made, f.Src)))
-	if h.first = uplink; !h.made {
-		h.in = cmp.Or(given(f, node, f.InIface, last), iface(h.from), ownIface(h.from == nil, host, ownAddr(h.taken, f.Dst)))
-		h.from, h.strangeIn = p.known(node, h.in, h.from)
+	h.first = p.towards(h, uplink)
+}
+
+// towards is the interface to which a host's own packet is routed as it is sent.
+func (p *Plan) towards(h *hop, uplink string) string {
+	to := h.before.Dst
+	if own := p.Host(to); own != nil && own.Name == h.node {
+		return "lo"
 	}
-	if !h.taken {
-		h.out = uplink
-		if h.to != nil {
-			h.out = cmp.Or(given(f, node, f.OutIface, first), iface(h.to))
-			h.to, h.strangeOut = p.known(node, h.out, h.to)
-		}
-		if h.made && !f.OrigDst.IsValid() {
-			h.first = h.out
-		}
+	if e := p.byAddr[to]; e != nil && e.Node == h.node {
+		return iface(e)
 	}
-	return h
+	return uplink
 }
 
 // known is the workload on a node's side of an interface: the one behind it, else the one with the address; none where the
@@ -118,13 +130,6 @@ func (p *Plan) known(node, iface string, byAddr *Endpoint) (e *Endpoint, strange
 		return nil, true
 	}
 	return byAddr, false
-}
-
-func ownIface(outside bool, h *Host, a netip.Addr) string {
-	if outside {
-		return h.Iface(a)
-	}
-	return ""
 }
 
 // given is the interface that the flow names, if it speaks of this node: of Via, or else of the end.

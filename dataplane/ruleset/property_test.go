@@ -1,8 +1,12 @@
 package ruleset_test
 
 import (
+	"flag"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,8 +32,23 @@ func anyOptions(t *rapid.T) policy.Options {
 	return policy.Options{Felix: v3.FelixConfigurationSpec{DefaultEndpointToHostAction: &toHost}}
 }
 
-// Two minds: Trace and the interpreted tables say the same of any flow in any cluster.
+// checks is how many random clusters each property is held against, unless -rapid.checks says otherwise.
+const checks = "2000"
+
+// flowsPerCluster makes, with checks, 200,000 pairs of a cluster and a packet.
+const flowsPerCluster = 100
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// Two minds: Trace and the interpreted tables say the same of any flow in any cluster; and the clusters and flows are such that
+// everything which can decide does.
 func TestTwoMinds(t *testing.T) {
+	pairs, by := 0, map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		objs, o := scenario.Cluster(t), anyOptions(t)
 		whole := indexOf("", o, objs).Plan()
@@ -37,14 +56,70 @@ func TestTwoMinds(t *testing.T) {
 		for _, n := range nodesOf(whole) {
 			nodes[n] = newInterpreter(ruleset.Compile(indexOf(n, o, objs).Plan(), ruleset.Options{}))
 		}
-		for range 20 {
-			f := scenario.AnyFlow(t, whole)
+		for range flowsPerCluster {
+			f := scenario.AnyJourney(t, whole)
 			trace := whole.Trace(f)
 			if got := send(whole, nodes, f); got != trace.Verdict {
 				t.Fatalf("%+v: the tables say %s, Trace says %s: %+v\n%s", f, got, trace.Verdict, trace.Steps, whole)
 			}
+			pairs++
+			for _, s := range trace.Steps {
+				by[decider(&s)]++
+			}
 		}
 	})
+	t.Logf("%d pairs", pairs)
+	for _, d := range deciders() {
+		if by[d] == 0 && !t.Failed() {
+			t.Errorf("nothing was decided by %s", d)
+		}
+		t.Logf("%8d %s", by[d], d)
+	}
+}
+
+// decider names what a step of a trace was: a rule's action by kind, stage and direction, or what is built in.
+func decider(s *policy.Step) string {
+	switch {
+	case s.Policy == (v3.Ref{}) && s.Tier != "":
+		return fmt.Sprintf("end of tier, %s, %s %s", s.Action, s.Stage, s.Direction)
+	case s.Policy == (v3.Ref{}):
+		why, _, _ := strings.Cut(s.Why, ":")
+		return why
+	case s.Policy.Kind == "Failsafe", s.Policy.Kind == "Protection":
+		return fmt.Sprintf("%s, %s %s", s.Policy.Kind, s.Stage, s.Direction)
+	}
+	return fmt.Sprintf("%s, %s, %s %s", s.Policy.Kind, s.Action, s.Stage, s.Direction)
+}
+
+// deciders are all that there are.
+func deciders() (out []string) {
+	places := []string{"normal ingress", "normal egress", "untracked ingress", "untracked egress", "preDNAT ingress", "forward ingress", "forward egress"}
+	for _, p := range places {
+		for _, a := range []string{"Allow", "Deny", "Pass", "Log", "None"} {
+			out = append(out, "GlobalNetworkPolicy, "+a+", "+p)
+		}
+		early := strings.HasPrefix(p, "untracked") || strings.HasPrefix(p, "preDNAT")
+		if out = append(out, "end of tier, Pass, "+p); !early {
+			out = append(out, "end of tier, Deny, "+p)
+		}
+		if !strings.HasPrefix(p, "forward") {
+			out = append(out, "Failsafe, "+p)
+		}
+	}
+	for _, d := range []string{"ingress", "egress"} {
+		for _, a := range []string{"Allow", "Deny", "Pass", "Log", "None"} {
+			out = append(out, "NetworkPolicy, "+a+", normal "+d, "Profile, "+a+", normal "+d)
+			if a != "Log" {
+				out = append(out, "KubernetesClusterNetworkPolicy, "+a+", normal "+d)
+			}
+		}
+		out = append(out, "KubernetesNetworkPolicy, Allow, normal "+d, "KubernetesNetworkPolicy, None, normal "+d)
+	}
+	return append(out, "Protection, normal egress", "no policy and no profile decided", "a host may always reach its own workloads",
+		"a packet to itself never leaves the workload", "a workload may send only from its own addresses",
+		"a workload's traffic to its own host", "IPv6 neighbour discovery with the own host is always allowed",
+		"untracked or pre-DNAT policy has allowed it", "interface cali1 belongs to no workload that is known",
+		"interface azv1 belongs to no workload that is known")
 }
 
 // Equal plans give equal tables, whatever the order in which the objects came.

@@ -170,25 +170,26 @@ func (r *route) all(p *policy.Plan, f policy.Flow) bool {
 		}
 		return p.Hosts[i].Ifaces[0].Name
 	}
-	sameHost := r.src.node != "" && !r.src.workload && !r.dst.workload && r.src.node == r.dst.node
+	direct := r.src.node == r.dst.node && (f.Via == "" || f.Via == r.src.node)
+	sameHost := r.src.node != "" && !r.src.workload && !r.dst.workload && direct
 	if r.src.node != "" {
-		own := r.src.node == r.dst.node
+		own := direct
 		out := or(given(r.src.node, f.OutIface, true), uplink(r.src.node))
 		if !r.src.workload {
 			out = or(given(r.src.node, f.OutIface, true), r.src.iface)
 		}
 		first := out
+		if sent := whereIs(p, r.orig.Addr()); sent.node == r.src.node {
+			first = "lo"
+			if sent.workload {
+				first = sent.iface
+			}
+		}
 		switch {
 		case sameHost:
 			out = "lo"
-			if !f.OrigDst.IsValid() {
-				first = "lo"
-			}
 		case own && (r.dst.workload || !r.src.workload):
 			out = r.dst.iface
-			if !f.OrigDst.IsValid() {
-				first = out
-			}
 		}
 		ok := false
 		switch {
@@ -217,7 +218,7 @@ func (r *route) all(p *policy.Plan, f policy.Flow) bool {
 	case r.dst.node == "" || r.dst.node == last:
 		return true
 	case r.dst.workload:
-		return r.forward(r.dst.node, in, r.dst.iface)
+		return r.forward(r.dst.node, in, or(given(r.dst.node, f.OutIface, false), r.dst.iface))
 	default:
 		return r.input(r.dst.node, or(given(r.dst.node, f.InIface, true), r.dst.iface))
 	}

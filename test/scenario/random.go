@@ -69,7 +69,9 @@ func Cluster(t *rapid.T) []client.Object {
 	d := draw{t}
 	var out []client.Object
 	for i, n := range nodeNames {
-		out = append(out, Node(n, fmt.Sprintf("192.0.2.%d", i+1), fmt.Sprintf("2001:db8::%d", i+1)))
+		node := Node(n, fmt.Sprintf("192.0.2.%d", i+1), fmt.Sprintf("2001:db8::%d", i+1))
+		node.Labels = d.labels()
+		out = append(out, node)
 	}
 	for _, n := range namespaces {
 		out = append(out, Namespace(n, d.labels()))
@@ -93,14 +95,10 @@ func Cluster(t *rapid.T) []client.Object {
 	add(2, "global sets", d.globalSet)
 	add(2, "profiles", d.profile)
 	add(1, "slices", d.slice)
-	if d.flip("staged") {
-		g := d.global(9).(*v3.GlobalNetworkPolicy)
-		s := &v3.StagedGlobalNetworkPolicy{}
-		s.TypeMeta, s.ObjectMeta = d.meta("StagedGlobalNetworkPolicy", "", g.Name)
-		s.Spec.GlobalNetworkPolicySpec = g.Spec
-		v3.Default(s)
-		out = append(out, s)
-	}
+	add(2, "host policies", d.hostPolicy)
+	add(2, "cluster policies", d.cluster)
+	add(3, "staged", d.staged)
+	add(3, "configurations", d.config)
 	return out
 }
 
@@ -122,6 +120,7 @@ func (d draw) pod(i int) client.Object {
 				Name: name, ContainerPort: int32(pick(d, numbers)), Protocol: corev1.Protocol(pick(d, protocols))})
 		}
 	}
+	d.sources(p)
 	return p
 }
 
@@ -154,6 +153,9 @@ func (d draw) hostEndpoint(i int) client.Object {
 	if h.Spec.InterfaceName == "" && len(h.Spec.ExpectedIPs) == 0 {
 		h.Spec.ExpectedIPs = []string{fmt.Sprintf("192.0.2.%d", n+1)}
 	}
+	if d.flip("port") {
+		h.Spec.Ports = []v3.EndpointPort{{Name: pick(d, portNames), Protocol: intstr.FromString(pick(d, protocols)), Port: int32(pick(d, numbers))}}
+	}
 	if d.flip("profile") {
 		h.Spec.Profiles = some(d, profileNames)
 	}
@@ -175,6 +177,9 @@ func (d draw) tier(i int) client.Object {
 
 func (d draw) spec() v3.PolicySpec {
 	s := v3.PolicySpec{Tier: pick(d, tierNames), Selector: pick(d, selectors)}
+	if d.upTo(5, "accounts") == 0 {
+		s.ServiceAccountSelector = pick(d, selectors[:4])
+	}
 	if d.flip("order") {
 		order := pick(d, orders)
 		s.Order = &order
@@ -218,8 +223,20 @@ func (d draw) ruleOr(service func(*v3.Rule)) v3.Rule {
 	return r
 }
 
-// rule is one that admission accepts: no rule mixes families, and ports come with a protocol that has them.
+// rule is one that admission accepts: no rule mixes families, and ports come with a protocol that has them. Most ask little, so
+// that many match.
 func (d draw) rule() v3.Rule {
+	r := d.fullRule()
+	if d.upTo(2, "any source") > 0 {
+		r.Source = v3.EntityRule{}
+	}
+	if d.upTo(2, "any destination") > 0 {
+		r.Destination = v3.EntityRule{}
+	}
+	return r
+}
+
+func (d draw) fullRule() v3.Rule {
 	r := v3.Rule{Action: pick(d, []v3.Action{v3.Allow, v3.Deny, v3.Pass, v3.Log})}
 	nets := pick(d, [][]string{v4nets, v6nets})
 	switch d.upTo(5, "match") {
