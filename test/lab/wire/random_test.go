@@ -264,9 +264,9 @@ func (w *where) packet(f policy.Flow) (Packet, Fate, bool) {
 }
 
 // backends are addresses of random clusters; each is behind a service and behind a port of every node.
-var backends = addrs("10.0.0.1", "10.0.1.2", "10.0.0.3", "10.0.1.4", "10.0.0.5", "10.0.0.20", "10.0.0.21", "192.0.2.1",
-	"192.0.2.2", "198.51.100.7", "fd00::1", "fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::20", "fd00::21", "2001:db8::1", "2001:db8::2",
-	"2001:db8:9::1")
+var backends = addrs("10.0.0.1", "10.0.1.2", "10.0.0.3", "10.0.1.4", "10.0.0.5", "10.0.0.20", "10.0.0.21",
+	"fd00::1", "fd00::2", "fd00::3", "fd00::4", "fd00::5", "fd00::20", "fd00::21",
+	"192.0.2.1", "192.0.2.2", "198.51.100.7", "2001:db8::1", "2001:db8::2", "2001:db8:9::1")
 
 const (
 	nodePorts  = 30000 // the first
