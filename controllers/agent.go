@@ -30,6 +30,7 @@ type Agent struct {
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
+	judged   bool              // the connections, since the kernel's table last changed
 }
 
 // Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
@@ -42,7 +43,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	setInterfaces(index, <-interfaces)
+	bridges := setInterfaces(index, <-interfaces)
 	foreign, err := a.Kernel.Foreign(ctx)
 	if err != nil {
 		return err
@@ -72,7 +73,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			if !open {
 				return ended(ctx, "the kernel's list of addresses")
 			}
-			if setInterfaces(index, now); revision == "" {
+			if bridges = setInterfaces(index, now); revision == "" {
 				continue // the store has not said everything yet
 			}
 		case _, open := <-foreign:
@@ -85,12 +86,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
 		}
-		err := a.program(index, revision)
+		err := a.program(index, bridges, revision)
 		if a.Once {
 			return err
 		}
 		if err != nil {
-			a.Log.Error("the kernel refused; it keeps what it has", "revision", revision, "error", err, "retry_in", again.later().String())
+			a.Log.Error("not all is enforced", "revision", revision, "error", err, "retry_in", again.later().String())
 			continue
 		}
 		again.stop()
@@ -123,13 +124,18 @@ func (a *Agent) look(index *policy.Index) {
 }
 
 // setInterfaces tells the index where host endpoints without an interface's name stand, and which workloads are routed to which
-// interfaces.
-func setInterfaces(index *policy.Index, from []nft.Interface) {
+// interfaces. It gives the names of those that are bridges.
+func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[string]bool) {
 	ifaces := make([]policy.Iface, len(from))
+	bridges = map[string]bool{}
 	for i, f := range from {
 		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Shared: f.Bridge}
+		if f.Bridge {
+			bridges[f.Name] = true
+		}
 	}
 	index.SetInterfaces(ifaces)
+	return bridges
 }
 
 // take tells the index what changed, and logs what cannot be enforced as it is written.
@@ -156,14 +162,20 @@ func (a *Agent) take(index *policy.Index, events []store.Event) {
 	}
 }
 
-func (a *Agent) program(index *policy.Index, revision string) error {
-	start := time.Now()
-	changes, err := a.Kernel.Apply(ruleset.Compile(index.Plan(), a.Ruleset))
+// program says that it has programmed only if all that the plan says is enforced then. What can be is, whatever else fails.
+func (a *Agent) program(index *policy.Index, bridges map[string]bool, revision string) error {
+	start, plan := time.Now(), index.Plan()
+	unfiltered := filterBridges(plan, a.Node, bridges)
+	changes, err := a.Kernel.Apply(ruleset.Compile(plan, a.Ruleset))
 	if err != nil {
-		return err
+		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))
 	}
 	for _, c := range changes {
 		a.Log.Debug("changed", "revision", revision, "change", c.String())
+	}
+	a.judged = a.judged && len(changes) == 0
+	if err := errors.Join(unfiltered, a.reevaluate(plan)); err != nil {
+		return err
 	}
 	a.Log.Info("programmed", "revision", revision, "changes", len(changes), "took", time.Since(start).String())
 	return nil

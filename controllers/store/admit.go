@@ -65,13 +65,13 @@ func kindError(u *unstructured.Unstructured, err error) *field.Error {
 	return &field.Error{Type: field.ErrorTypeNotSupported, Field: "kind", Detail: err.Error()}
 }
 
+// namespace must be there where the kind has one; elsewhere it is taken away, as the API server does.
 func (k *Kind) namespace(u *unstructured.Unstructured) field.ErrorList {
-	at := field.NewPath("metadata", "namespace")
 	switch {
 	case k.Namespaced && u.GetNamespace() == "":
-		return field.ErrorList{field.Required(at, k.GVK.Kind+" is namespaced")}
-	case !k.Namespaced && u.GetNamespace() != "":
-		return field.ErrorList{field.Forbidden(at, k.GVK.Kind+" is not namespaced")}
+		return field.ErrorList{field.Required(field.NewPath("metadata", "namespace"), k.GVK.Kind+" is namespaced")}
+	case !k.Namespaced:
+		u.SetNamespace("")
 	}
 	return nil
 }

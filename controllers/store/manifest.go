@@ -29,6 +29,7 @@ type Document struct {
 	Kind, Namespace, Name string
 	Object                client.Object // nil when there are Errors
 	Errors                []DocError
+	Warnings              []DocError // of what is taken otherwise than it is written
 }
 
 // DocError is one thing wrong with a Document, and where.
@@ -323,6 +324,10 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 				return
 			}
 			u.SetNamespace(d.Namespace)
+		} else if d.Namespace != "" {
+			line, column := at.field("metadata.namespace", false)
+			d.Warnings = append(d.Warnings, DocError{"metadata.namespace", kind.Kind + " is not namespaced: the namespace is ignored", line, column})
+			d.Namespace = ""
 		}
 	}
 	obj, errs := Admit(u, nil)

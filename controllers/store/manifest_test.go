@@ -193,7 +193,8 @@ func TestNamespaceOfDocuments(t *testing.T) {
 			t.Errorf("%+v: %v", row, d)
 		}
 	}
-	if d := readText(strings.Replace(first, "name: a", "name: a, namespace: x", 1))[0]; len(d.Errors) == 0 || d.Errors[0].Field != "metadata.namespace" {
+	if d := readText(strings.Replace(first, "name: a", "name: a, namespace: x", 1))[0]; d.Object == nil || d.Object.GetNamespace() != "" ||
+		d.Namespace != "" || len(d.Warnings) != 1 || d.Warnings[0].Field != "metadata.namespace" {
 		t.Errorf("a cluster-scoped object in a namespace: %v", d)
 	}
 }

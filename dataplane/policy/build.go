@@ -366,6 +366,9 @@ func (x *Index) hostList(endpoints map[string][]*member) []Host {
 	for _, h := range x.hosts {
 		by[h.Name] = append(by[h.Name], h.Addrs...)
 	}
+	for _, f := range x.ifaces { // what the node itself says it has, loopback and bridges as well
+		by[x.node] = append(by[x.node], f.Addrs...)
+	}
 	var out []Host
 	for _, name := range sortedKeys(by) {
 		addrs := by[name]
