@@ -107,8 +107,8 @@ func readValid(c *cli.Context) ([]store.Document, error) {
 		}
 		if len(d.Errors) > 0 {
 			bad++
-			printErrors(c, d)
 		}
+		printErrors(c, d)
 	}
 	if bad > 0 {
 		return nil, fmt.Errorf("%d of %d objects cannot be accepted", bad, len(docs))
@@ -118,10 +118,15 @@ func readValid(c *cli.Context) ([]store.Document, error) {
 
 func refOf(d store.Document) v3.Ref { return v3.RefOf(d.Object.(v3.Object)) }
 
-// printErrors gives one line an error: FILE:LINE:COLUMN: Kind/namespace/name: field: message.
+// printErrors gives one line an error or a warning: FILE:LINE:COLUMN: [warning:] Kind/namespace/name: field: message.
 func printErrors(c *cli.Context, d store.Document) {
-	for _, e := range d.Errors {
-		words := []string{fmt.Sprintf("%s:%d:%d", d.File, e.Line, e.Column)}
+	printEach(c, d, d.Warnings, "warning")
+	printEach(c, d, d.Errors)
+}
+
+func printEach(c *cli.Context, d store.Document, all []store.DocError, before ...string) {
+	for _, e := range all {
+		words := append([]string{fmt.Sprintf("%s:%d:%d", d.File, e.Line, e.Column)}, before...)
 		if d.Kind != "" {
 			words = append(words, v3.Ref{Kind: d.Kind, Namespace: d.Namespace, Name: d.Name}.String())
 		}

@@ -29,6 +29,7 @@ type verdictOnObject struct {
 	Name      string         `json:"name"`
 	Valid     bool           `json:"valid"`
 	Errors    []errorInField `json:"errors"`
+	Warnings  []errorInField `json:"warnings,omitempty"`
 }
 
 type errorInField struct {
@@ -62,9 +63,7 @@ func validate(c *cli.Context) error {
 		}
 		if format == "json" {
 			err = encoder.Encode(verdictOn(d))
-		} else if len(d.Errors) > 0 {
-			printErrors(c, d)
-		} else {
+		} else if printErrors(c, d); len(d.Errors) == 0 {
 			_, err = fmt.Fprintf(c.App.Writer, "%s:%d: %s valid\n", d.File, d.Line, v3.Ref{Kind: d.Kind, Namespace: d.Namespace, Name: d.Name})
 		}
 		if err != nil {
@@ -78,9 +77,12 @@ func validate(c *cli.Context) error {
 }
 
 func verdictOn(d store.Document) verdictOnObject {
-	v := verdictOnObject{d.File, d.Index, d.Line, d.Kind, d.Namespace, d.Name, len(d.Errors) == 0, []errorInField{}}
+	v := verdictOnObject{d.File, d.Index, d.Line, d.Kind, d.Namespace, d.Name, len(d.Errors) == 0, []errorInField{}, nil}
 	for _, e := range d.Errors {
 		v.Errors = append(v.Errors, errorInField{e.Field, e.Message, e.Line, e.Column})
+	}
+	for _, e := range d.Warnings {
+		v.Warnings = append(v.Warnings, errorInField{e.Field, e.Message, e.Line, e.Column})
 	}
 	return v
 }

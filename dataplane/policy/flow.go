@@ -58,7 +58,10 @@ func (x *Index) Flow(l FlowSpec) (f Flow, err error) {
 	if strings.EqualFold(string(l.Protocol), "ICMPv6") || l.Protocol == "58" { // which is only between IPv6 addresses
 		from, to = only6(from), only6(to)
 	}
-	if f.Src, f.Dst, ok = commonFamily(from, to); !ok {
+	if f.Src, f.Dst, ok = commonFamily(from, to); !ok { // one address stands for the workload that has it
+		f.Src, f.Dst, ok = commonFamily(x.alike(from), x.alike(to))
+	}
+	if !ok {
 		return f, fmt.Errorf("%s and %s have no address of the same family", l.From, l.To)
 	}
 	f.SrcPort, f.DstPort, f.ICMPCode = l.SrcPort, l.Port, l.ICMPCode
@@ -146,6 +149,17 @@ func commonFamily(from, to []netip.Addr) (src, dst netip.Addr, ok bool) {
 		}
 	}
 	return src, dst, false
+}
+
+// alike adds to an address the others of the workload that has it.
+func (x *Index) alike(addrs []netip.Addr) []netip.Addr {
+	for _, ref := range sortedRefs(x.members) {
+		m := x.members[ref]
+		if m.endpoint && ref.Kind != "HostEndpoint" && len(addrs) == 1 && slices.Contains(m.addrs, addrs[0]) {
+			return append(slices.Clone(addrs), m.addrs...)
+		}
+	}
+	return addrs
 }
 
 const ephemeralPort = 49152 // RFC 6335 §6: the first port that clients take

@@ -91,7 +91,9 @@ func (c *compiler) local() {
 	c.base("from-host", "output", priorityTo, c.ended(), []Rule{established}, toWorkload, c.marked(c.marksOut()), accept(dnat),
 		c.hostLookups("from-host", KeyOIFName))
 	dnat.Not = true
-	c.base(translated, "postrouting", priorityMangle, []Rule{established}, accept(dnat),
+	// an untracked packet has no ct status to ask for, and no translation
+	untracked := Match{Key: KeyCTState, Elem: Elem{Num: CTUntracked}}
+	c.base(translated, "postrouting", priorityMangle, []Rule{established}, accept(untracked), accept(dnat),
 		accept(Match{Key: KeySAddrType, Not: true, Elem: Elem{Num: AddrLocal}}), toWorkload, c.marked(c.marksOut()),
 		c.hostLookups(translated, KeyOIFName))
 }

@@ -225,13 +225,13 @@ func (in *interpreter) field(k ruleset.Key, p *packet) (ruleset.Elem, bool) {
 		return num(p.ctstate, true)
 	case ruleset.KeyMark:
 		return num(p.mark, true)
-	case ruleset.KeyCTMark:
-		return num(0, true)
+	case ruleset.KeyCTMark: // an untracked packet has no connection
+		return num(0, p.ctstate != ruleset.CTUntracked)
 	case ruleset.KeyCTStatus:
 		if p.dnat {
 			return num(ruleset.CTStatusDNAT, true)
 		}
-		return num(0, true)
+		return num(0, p.ctstate != ruleset.CTUntracked)
 	case ruleset.KeySAddrType:
 		if p.made {
 			return num(ruleset.AddrLocal, true)
