@@ -108,6 +108,7 @@ func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.R
 	}
 	out := map[v3.Ref][]string{}
 	for _, h := range hosts {
+		settings := x.settings(h.Name)
 		held := map[string]bool{}
 		stand := func(m *member, iface string) {
 			if !held[iface] {
@@ -122,7 +123,7 @@ func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.R
 			}
 			for _, f := range h.Ifaces {
 				expected := func(a netip.Addr) bool { return slices.Contains(m.addrs, a) }
-				if !workloads[f.Name] && slices.ContainsFunc(f.Addrs, expected) {
+				if !workloads[f.Name] && !settings.excludes(f.Name) && slices.ContainsFunc(f.Addrs, expected) {
 					stand(m, f.Name)
 				}
 			}

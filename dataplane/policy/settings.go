@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tierwall/tierwall/apis/selector"
@@ -35,6 +37,7 @@ type Settings struct {
 	vxlanPort               uint16
 	allowVXLAN, allowIPIP   bool
 	logBurst                uint32
+	excluded                []*regexp.Regexp // interfaces that are no host's (interfaceExclude)
 }
 
 // LogLimit is so many messages in each unit of time, and Burst more at once, for each rule.
@@ -47,7 +50,8 @@ type LogLimit struct {
 // builtinSettings hold where no FelixConfiguration says otherwise.
 func builtinSettings() Settings {
 	return Settings{EndpointToHost: Deny, Prefixes: []string{"cali"}, Mark: 0x10000, LogPrefix: "calico-packet",
-		failsafeIn: defaultFailsafeIn, failsafeOut: defaultFailsafeOut, vxlanPort: 4789, logBurst: 5}
+		failsafeIn: defaultFailsafeIn, failsafeOut: defaultFailsafeOut, vxlanPort: 4789, logBurst: 5,
+		excluded: []*regexp.Regexp{regexp.MustCompile("^kube-ipvs0$")}}
 }
 
 // config is one FelixConfiguration: for all nodes, for one, or for those that its selector selects.
@@ -127,7 +131,7 @@ func (s *Settings) take(in *v3.FelixConfigurationSpec) error {
 	if v := cmp.Or(in.NFTablesMarkMask, in.IptablesMarkMask); v != nil && *v != 0 {
 		s.Mark = *v & -*v
 	}
-	return errors.Join(s.takeToHost(in), s.takeDeny(in), s.takeLimit(in),
+	return errors.Join(s.takeToHost(in), s.takeDeny(in), s.takeLimit(in), s.takeExcluded(in),
 		takePorts("failsafeInboundHostPorts", in.FailsafeInboundHostPorts, &s.failsafeIn),
 		takePorts("failsafeOutboundHostPorts", in.FailsafeOutboundHostPorts, &s.failsafeOut))
 }
@@ -159,6 +163,33 @@ func (s *Settings) takeLimit(in *v3.FelixConfigurationSpec) error {
 		s.LogLimit = &LogLimit{s.LogLimit.Rate, s.LogLimit.Seconds, s.logBurst}
 	}
 	return nil
+}
+
+// takeExcluded reads names and, between slashes, regular expressions.
+func (s *Settings) takeExcluded(in *v3.FelixConfigurationSpec) error {
+	if in.InterfaceExclude == nil {
+		return nil
+	}
+	out := []*regexp.Regexp{}
+	for _, text := range strings.Split(*in.InterfaceExclude, ",") {
+		text = strings.TrimSpace(text)
+		if inner, ok := strings.CutPrefix(text, "/"); ok && strings.HasSuffix(inner, "/") {
+			text = strings.TrimSuffix(inner, "/")
+		} else {
+			text = "^" + regexp.QuoteMeta(text) + "$"
+		}
+		r, err := regexp.Compile(text)
+		if err != nil {
+			return fmt.Errorf("spec.interfaceExclude: %w", err)
+		}
+		out = append(out, r)
+	}
+	s.excluded = out
+	return nil
+}
+
+func (s *Settings) excludes(iface string) bool {
+	return slices.ContainsFunc(s.excluded, func(r *regexp.Regexp) bool { return r.MatchString(iface) })
 }
 
 // ToHostActions are the words of defaultEndpointToHostAction, in small letters.

@@ -284,6 +284,9 @@ func (t *tracer) judge(e *Endpoint, s Stage, d Direction) {
 	if (s == Untracked || s == PreDNAT) && j.Verdict == Allow && !builtIn(j.Policy) {
 		t.skip = true
 	}
+	if s == Untracked && j.Verdict == Allow {
+		t.note(e.Ref, d, Allow, "without connection tracking: answers need rules of their own")
+	}
 }
 
 func (e *Endpoint) guard(s Stage, d Direction) *Guard {

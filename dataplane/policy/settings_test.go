@@ -1,0 +1,62 @@
+package policy_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+// A host endpoint that is found by its address does not stand on an interface that is excluded.
+func TestExcludedInterfaces(t *testing.T) {
+	service := netip.MustParseAddr("10.96.0.1")
+	hep := &v3.HostEndpoint{}
+	hep.Name, hep.Spec.Node, hep.Spec.ExpectedIPs = "h", "n1", []string{service.String()}
+	for exclude, want := range map[string]int{"": 0, "kube-ipvs0": 0, "other": 1, "/^kube-/,lo": 0, "/ipvs/": 0, "kube-ipvs": 1} {
+		x := policy.NewIndex("n1", policy.Options{})
+		if err := x.Set(hep); err != nil {
+			t.Fatal(err)
+		}
+		if exclude != "" {
+			c := &v3.FelixConfiguration{}
+			c.Name, c.Spec.InterfaceExclude = "default", &exclude
+			if err := x.Set(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.SetInterfaces([]policy.Iface{{Name: "kube-ipvs0", Addrs: []netip.Addr{service}}})
+		if got := len(x.Plan().Endpoints[0].Ifaces); got != want {
+			t.Errorf("interfaceExclude %q: the endpoint stands on %d interfaces, want %d", exclude, got, want)
+		}
+	}
+}
+
+// A setting that makes no sense is told, by its field, and the one of before holds.
+func TestSettingsThatMakeNoSense(t *testing.T) {
+	text := func(s string) *string { return &s }
+	rows := map[string]v3.FelixConfigurationSpec{
+		"spec.defaultEndpointToHostAction": {DefaultEndpointToHostAction: text("Refuse")},
+		"spec.nftablesFilterDenyAction":    {NFTablesFilterDenyAction: text("Deny")},
+		"spec.logActionRateLimit":          {LogActionRateLimit: text("ten/second")},
+		"spec.interfaceExclude":            {InterfaceExclude: text("/(/")},
+		"spec.failsafeInboundHostPorts[0]": {FailsafeInboundHostPorts: &[]v3.ProtoPort{{Protocol: "ICMP", Port: 1}}},
+		"spec.nodeSelector":                {NodeSelector: "a ="},
+	}
+	for field, spec := range rows {
+		x := policy.NewIndex("n1", policy.Options{})
+		before := x.Plan().Settings["n1"]
+		c := &v3.FelixConfiguration{Spec: spec}
+		c.Name = "some"
+		if spec.NodeSelector == "" {
+			c.Name = "default"
+		}
+		if err := x.Set(c); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+		if after := x.Plan().Settings["n1"]; after.EndpointToHost != before.EndpointToHost || after.Reject != before.Reject || after.LogLimit != nil {
+			t.Errorf("%s: %+v", field, after)
+		}
+	}
+}
