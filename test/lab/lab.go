@@ -150,7 +150,8 @@ func (l *Lab) workload(node int, w Workload) error {
 	}
 	for _, a := range w.Addrs {
 		l.owner[a] = ns
-		if err := workloadLinks.toFar(host, iface, a); err != nil {
+		// over no gateway, as CNI plugins do it: so the agent knows the pod's interface
+		if err := host.route(iface, netip.PrefixFrom(a, a.BitLen()), netip.Addr{}, 0); err != nil {
 			return err
 		}
 		if err := fabricLinks.toFar(l.fabric, fabricPort(node, 0), a); err != nil {

@@ -17,7 +17,9 @@ func TestMain(m *testing.M) {
 	if err := Enter(); err != nil {
 		noNamespaces = err
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	_ = os.RemoveAll(binaries)
+	os.Exit(status)
 }
 
 var noNamespaces error
