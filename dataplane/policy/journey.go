@@ -100,10 +100,11 @@ func (p *Plan) place(h *hop, f *Flow, e *ends, last bool) {
 		return
 	}
 	h.out = uplink
+	var to *Endpoint
 	if last && e.dst != nil && e.dst.Node == h.node {
-		h.out = cmp.Or(given(f, h.node, f.OutIface, begins), iface(e.dst))
-		h.to, h.strangeOut = p.known(h.node, h.out, e.dst)
+		to, h.out = e.dst, cmp.Or(given(f, h.node, f.OutIface, begins), iface(e.dst))
 	}
+	h.to, h.strangeOut = p.known(h.node, h.out, to)
 	h.first = p.towards(h, uplink)
 }
 
