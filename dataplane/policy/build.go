@@ -16,7 +16,7 @@ func (x *Index) Plan() *Plan {
 	b := builder{
 		index: x, stands: x.standings(hosts, endpoints), peers: x.peers(), profiles: x.profilesByName(),
 		plan:  &Plan{Node: x.node, Hosts: hosts, Settings: map[string]Settings{}},
-		books: map[v3.Ref]*book{}, specs: map[string]setSpec{}, enforced: map[v3.Ref]bool{}, enforcedSets: map[string]bool{},
+		books: map[v3.Ref]*book{}, specs: map[string]setSpec{}, enforced: map[v3.Ref]bool{}, enforcedSets: map[string]bool{}, known: map[string]Settings{},
 	}
 	b.tiers = x.orderedTiers(slices.Collect(maps.Values(x.books)))
 	if staged := x.inForce(); staged != nil {
@@ -55,6 +55,7 @@ type builder struct {
 	enforced      map[v3.Ref]bool       // those that an enforced tier names
 	specs         map[string]setSpec
 	enforcedSets  map[string]bool
+	known         map[string]Settings // of other nodes too, for what their workloads may ask
 }
 
 // orderedTier is a tier and all its policies in order.
@@ -84,10 +85,13 @@ func (x *Index) orderedTiers(books []*book) []orderedTier {
 
 // settings of a node, found once.
 func (b *builder) settings(node string) *Settings {
-	s, ok := b.plan.Settings[node]
+	s, ok := b.known[node]
 	if !ok {
 		s = b.index.settings(node)
-		b.plan.Settings[node] = s
+		b.known[node] = s
+		if b.index.node == "" || b.index.node == node {
+			b.plan.Settings[node] = s
+		}
 	}
 	return &s
 }

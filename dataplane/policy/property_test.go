@@ -69,3 +69,51 @@ func TestTraceNamesWhatDecides(t *testing.T) {
 		}
 	})
 }
+
+// What each node decides of its own part of a journey together is what one plan of all nodes decides, staged policies included.
+func TestNodesTogetherDecideAnyJourney(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		objs := scenario.Cluster(t)
+		planOf := func(node string) *policy.Plan {
+			x := policy.NewIndex(node, policy.Options{})
+			set(x, objs)
+			return x.Plan()
+		}
+		whole := planOf("")
+		var nodes []*policy.Plan
+		for _, n := range nodesOf(whole) {
+			nodes = append(nodes, planOf(n))
+		}
+		for range 20 {
+			f := scenario.AnyJourney(t, whole)
+			want := whole.Trace(f)
+			verdict, staged := policy.Allow, policy.Allow
+			for _, p := range nodes {
+				got := p.Trace(f)
+				if got.Verdict == policy.Deny {
+					t.Logf("%s denies: %+v", p.Node, got.Steps)
+				}
+				verdict = worse(verdict, got.Verdict)
+				staged = worse(staged, stagedVerdict(&got))
+			}
+			if verdict != want.Verdict || staged != stagedVerdict(&want) {
+				t.Fatalf("%+v: the nodes say %s, staged %s; one plan says %s, staged %s: %+v\n%s", f, verdict, staged, want.Verdict, stagedVerdict(&want), want.Steps, whole)
+			}
+		}
+	})
+}
+
+func worse(a, b policy.Action) policy.Action {
+	if a == policy.Deny {
+		return a
+	}
+	return b
+}
+
+// stagedVerdict is the verdict in force where nothing is staged.
+func stagedVerdict(t *policy.Trace) policy.Action {
+	if t.Staged == nil {
+		return t.Verdict
+	}
+	return t.Staged.Verdict
+}
