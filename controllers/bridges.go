@@ -8,16 +8,16 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// filterBridges sees to it that packets between a node's workloads meet the table also when they only go from one port of a bridge
-// to another. Where no workload hangs on a bridge nothing is asked of the host.
+// filterBridges sees to it that packets between a node's workloads meet the table also when they only go from one port of a
+// bridge to another. Where no workload hangs on a bridge nothing is asked of the host.
 func filterBridges(plan *policy.Plan, node string, bridges map[string]bool) error {
 	bridge, workload, err := bridged(plan, node, bridges)
 	if err != nil || bridge == "" {
 		return err
 	}
 	if err := nft.BridgeFiltering(); err != nil {
-		return fmt.Errorf("workloads on bridge %s, as %s is, are not guarded from each other: %w; let the agent write it, or set it to 1 yourself",
-			bridge, workload, err)
+		return fmt.Errorf("workloads on bridge %s, as %s is, are not guarded from each other: %w; "+
+			"let the agent write it, or set it to 1 yourself", bridge, workload, err)
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ var addr = netip.MustParseAddr
 
 const bit = 0x10000
 
-// judgeOf is of a node n1 with an uplink, the loopback interface, a pod that is closed for port 80 of TCP, and a host endpoint that lets nothing
-// through or out by its uplink to port 80.
+// judgeOf is of a node n1 with two uplinks, a pod that is closed for port 80 of TCP, and a host endpoint on one uplink that lets
+// nothing out by it to port 80, be it the host's own or passing.
 func judgeOf(t *testing.T) *judge {
 	t.Helper()
 	web := intstr.FromInt32(80)
@@ -115,7 +115,8 @@ func TestConnectionsAreJudged(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff(want, have, cmp.AllowUnexported(mark{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				sameAddr := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+				if diff := cmp.Diff(want, have, cmp.AllowUnexported(mark{}), sameAddr); diff != "" {
 					t.Errorf("marked %v: -want +have\n%s", marked, diff)
 				}
 			}

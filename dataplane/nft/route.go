@@ -4,13 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// RouteTo is the interface by which the caller's network namespace sends to an address: "" when the address is its own, or when it
-// knows no way to it. from, if it is valid, is an own address to send from, which may take another way.
+// noWay is how the kernel says that there is no route, or an unreachable, prohibited or blackhole one.
+var noWay = []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL}
+
+// RouteTo is the interface by which the caller's network namespace sends to an address: "" when the address is its own, or when
+// it knows no way to it. from, if it is valid, is an own address to send from, which may take another way.
 func RouteTo(to, from netip.Addr) (string, error) {
 	options := &netlink.RouteGetOptions{}
 	if from.IsValid() {
@@ -18,8 +22,8 @@ func RouteTo(to, from netip.Addr) (string, error) {
 	}
 	routes, err := netlink.RouteGetWithOptions(to.AsSlice(), options)
 	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
-		return "", nil // no route, an unreachable, prohibited or blackhole one
+	case slices.ContainsFunc(noWay, func(e error) bool { return errors.Is(err, e) }):
+		return "", nil
 	case err != nil:
 		return "", fmt.Errorf("asking for the route to %s: %w", to, err)
 	case len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST:

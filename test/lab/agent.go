@@ -22,7 +22,7 @@ type agent struct {
 	mu       sync.Mutex
 	log      []string      // its last lines
 	revision int           // that it has programmed
-	changed  chan struct{} // closed and renewed when revision or ended changes
+	changed  chan struct{} // closed and renewed when it has said something, or has ended
 	ended    bool
 }
 
@@ -70,9 +70,9 @@ func (a *agent) read(log io.Reader) {
 		}
 		if n, err := strconv.Atoi(l.Revision); err == nil && l.Msg == "programmed" {
 			a.revision = n
-			close(a.changed)
-			a.changed = make(chan struct{})
 		}
+		close(a.changed)
+		a.changed = make(chan struct{})
 		a.mu.Unlock()
 	}
 	_ = a.cmd.Wait()

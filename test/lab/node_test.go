@@ -45,7 +45,8 @@ func newCluster(t *testing.T, c Cluster) *cluster {
 	needNamespaces(t)
 	path, err := buildTierctl()
 	fatal(t, err)
-	return &cluster{Lab: built(t, c), t: t, port: 30000, tierctl: Tierctl{Path: path, Datastore: "bolt:" + filepath.Join(t.TempDir(), "store.db")}}
+	store := "bolt:" + filepath.Join(t.TempDir(), "store.db")
+	return &cluster{Lab: built(t, c), t: t, port: 30000, tierctl: Tierctl{Path: path, Datastore: store}}
 }
 
 func fatal(t testing.TB, err error) {

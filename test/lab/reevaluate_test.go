@@ -26,8 +26,8 @@ func TestEstablishedConnections(t *testing.T) {
 			c.start(threePods, "--established-connections", option)
 			var concerned, others []*talk
 			for _, network := range []string{"tcp", "udp"} {
-				for _, ends := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"10.0.0.1", "10.0.1.1"}, {"fd00::1", "fd00::2"}, {"fd00::1", "fd00::1:1"},
-					{"198.51.100.9", "10.0.1.1"}, {"192.0.2.1", "10.0.1.1"}} {
+				for _, ends := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"10.0.0.1", "10.0.1.1"},
+					{"fd00::1", "fd00::2"}, {"fd00::1", "fd00::1:1"}, {"198.51.100.9", "10.0.1.1"}, {"192.0.2.1", "10.0.1.1"}} {
 					concerned = append(concerned, c.talk(network, ends[0], ends[1], 5000))
 					others = append(others, c.talk(network, ends[0], ends[1], 5001))
 				}
