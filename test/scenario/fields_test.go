@@ -1,64 +1,90 @@
 package scenario
 
 import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"reflect"
+	"slices"
 	"testing"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
-	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
 // specs are the types of which every field that bears on a verdict has a case in the corpus.
 var specs = []any{
 	v3.TierSpec{}, v3.PolicySpec{}, v3.GlobalNetworkPolicySpec{}, v3.Rule{}, v3.EntityRule{}, v3.ICMPFields{}, v3.ServiceMatch{},
 	v3.ServiceAccountMatch{}, v3.HTTPMatch{}, v3.HTTPPath{}, v3.RuleMetadata{}, v3.HostEndpointSpec{}, v3.EndpointPort{}, v3.WorkloadEndpointSpec{}, v3.ProfileSpec{},
-	v3.NetworkSetSpec{}, v3.StagedNetworkPolicySpec{}, v3.StagedGlobalNetworkPolicySpec{}, v3.StagedKubernetesNetworkPolicySpec{},
+	v3.NetworkSetSpec{}, v3.StagedNetworkPolicySpec{}, v3.StagedGlobalNetworkPolicySpec{}, v3.StagedKubernetesNetworkPolicySpec{}, v3.ProtoPort{},
 	networkingv1.NetworkPolicySpec{}, networkingv1.NetworkPolicyIngressRule{}, networkingv1.NetworkPolicyEgressRule{},
 	networkingv1.NetworkPolicyPort{}, networkingv1.NetworkPolicyPeer{}, networkingv1.IPBlock{},
 	metav1.LabelSelector{}, metav1.LabelSelectorRequirement{},
-}
-
-// without is why a field has no case.
-var without = map[string]string{
-	"GlobalNetworkPolicySpec.DoNotTrack":              "the stage does not exist yet",
-	"GlobalNetworkPolicySpec.PreDNAT":                 "the stage does not exist yet",
-	"GlobalNetworkPolicySpec.ApplyOnForward":          "the stage does not exist yet",
-	"WorkloadEndpointSpec.AllowSpoofedSourcePrefixes": "sources are not checked yet (contract §1.9)",
+	policyapi.ClusterNetworkPolicySpec{}, policyapi.ClusterNetworkPolicySubject{}, policyapi.NamespacedPod{},
+	policyapi.ClusterNetworkPolicyIngressRule{}, policyapi.ClusterNetworkPolicyEgressRule{},
+	policyapi.ClusterNetworkPolicyIngressPeer{}, policyapi.ClusterNetworkPolicyEgressPeer{}, policyapi.ClusterNetworkPolicyProtocol{},
+	policyapi.ClusterNetworkPolicyProtocolTCP{}, policyapi.ClusterNetworkPolicyProtocolUDP{}, policyapi.ClusterNetworkPolicyProtocolSCTP{},
+	policyapi.Port{}, policyapi.PortRange{},
 }
 
 func TestEveryFieldHasACase(t *testing.T) {
-	all, err := Load("../scenarios")
-	if err != nil {
-		t.Fatal(err)
+	seen := fieldsOfCorpus(t)
+	for _, spec := range specs {
+		typ := reflect.TypeOf(spec)
+		for i := range typ.NumField() {
+			if name := typ.Name() + "." + typ.Field(i).Name; seen[name] == 0 {
+				t.Errorf("the corpus has no %s", name)
+			}
+		}
 	}
+}
+
+func fieldsOfCorpus(t *testing.T) map[string]int {
+	t.Helper()
 	seen := map[string]int{}
-	for _, s := range all {
+	for _, s := range corpus(t) {
 		for _, o := range s.Objects {
 			fields(reflect.ValueOf(o), seen)
 		}
 	}
-	known := map[string]bool{}
-	for _, spec := range specs {
-		typ := reflect.TypeOf(spec)
-		for i := range typ.NumField() {
-			name := typ.Name() + "." + typ.Field(i).Name
-			known[name] = true
-			switch why, excused := without[name]; {
-			case seen[name] == 0 && !excused:
-				t.Errorf("the corpus has no %s", name)
-			case seen[name] > 0 && excused:
-				t.Errorf("the corpus has %s, which is to have no case: %s", name, why)
-			}
+	return seen
+}
+
+// Every setting that dataplane/policy reads has a case; the other fields of a FelixConfiguration bear on no verdict.
+func TestEverySettingHasACase(t *testing.T) {
+	seen, read := fieldsOfCorpus(t), settingsRead(t)
+	if len(read) < 15 {
+		t.Fatalf("dataplane/policy reads only %v", read)
+	}
+	for _, name := range read {
+		if seen["FelixConfigurationSpec."+name] == 0 {
+			t.Errorf("the corpus has no FelixConfigurationSpec.%s", name)
 		}
 	}
-	for name := range without {
-		if !known[name] {
-			t.Errorf("%s is no field of these types", name)
+}
+
+// settingsRead are the fields of FelixConfigurationSpec that settings.go names.
+func settingsRead(t *testing.T) (names []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "../../dataplane/policy/settings.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := reflect.TypeFor[v3.FelixConfigurationSpec]()
+	for node := range ast.Preorder(file) {
+		sel, ok := node.(*ast.SelectorExpr)
+		if !ok || slices.Contains(names, sel.Sel.Name) {
+			continue
+		}
+		if _, ok := spec.FieldByName(sel.Sel.Name); ok {
+			names = append(names, sel.Sel.Name)
 		}
 	}
+	return names
 }
 
 // fields counts the fields that are set, at any depth.
@@ -84,35 +110,65 @@ func fields(v reflect.Value, seen map[string]int) {
 
 // Every value of the small closed sets has a case.
 func TestEveryValueHasACase(t *testing.T) {
-	all, err := Load("../scenarios")
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := map[string]int{}
-	for _, s := range all {
-		seen["to host "+toHost(s.Options)]++
+	for _, s := range corpus(t) {
+		said(&s.Options.Felix, seen)
 		for _, f := range s.Flows {
-			seen["verdict "+f.Verdict.String()]++
-			if len(f.By) > 0 {
-				seen["by "+f.By[0]+" "+f.Verdict.String()]++
-				seen["tier "+f.By[1]]++
-			}
+			expectations(&f, seen)
 		}
 		for _, o := range s.Objects {
 			values(reflect.ValueOf(o), seen)
+			if c, ok := o.(*v3.FelixConfiguration); ok {
+				said(&c.Spec, seen)
+			}
 		}
 	}
 	for _, what := range []string{
 		"verdict Allow", "verdict Deny", "by ingress Allow", "by ingress Deny", "by egress Allow", "by egress Deny",
+		"staged Allow of Deny", "staged Deny of Allow", "staged Allow of Allow", "staged Deny of Deny",
 		"tier kube-admin", "tier default", "tier kube-baseline", "tier -",
-		"to host not said", "to host Accept", "to host Return", // Drop is the default
+		"DefaultEndpointToHostAction not said", "DefaultEndpointToHostAction Accept", "DefaultEndpointToHostAction Return", "DefaultEndpointToHostAction Drop",
+		"NFTablesFilterDenyAction Drop", "NFTablesFilterDenyAction Reject", "IptablesFilterDenyAction Reject",
+		"WorkloadSourceSpoofing Any", "WorkloadSourceSpoofing Disabled",
+		"FailsafeInboundHostPorts none", "FailsafeInboundHostPorts some", "FailsafeOutboundHostPorts none", "FailsafeOutboundHostPorts some",
+		"AllowVXLANPacketsFromWorkloads true", "AllowIPIPPacketsFromWorkloads true", "DisableConntrackInvalidCheck true",
 		"LabelSelectorOperator In", "LabelSelectorOperator NotIn", "LabelSelectorOperator Exists", "LabelSelectorOperator DoesNotExist",
 		"Action Allow", "Action Deny", "Action Pass", "Action Log", "PolicyType Ingress", "PolicyType Egress",
 		"StagedAction Set", "StagedAction Delete", "StagedAction Learn", "StagedAction Ignore",
+		"Tier Admin", "Tier Baseline",
+		"ClusterNetworkPolicyRuleAction Accept", "ClusterNetworkPolicyRuleAction Deny", "ClusterNetworkPolicyRuleAction Pass",
 		"Protocol TCP", "Protocol UDP", "Protocol SCTP", "AddressType IPv4", "AddressType IPv6",
 	} {
 		if seen[what] == 0 {
 			t.Errorf("the corpus has no %s", what)
+		}
+	}
+}
+
+func expectations(f *Flow, seen map[string]int) {
+	seen["verdict "+f.Verdict.String()]++
+	seen["staged "+f.Staged.String()+" of "+f.Verdict.String()]++
+	if len(f.By) > 0 {
+		seen["by "+f.By[0]+" "+f.Verdict.String()]++
+		seen["tier "+f.By[1]]++
+	}
+}
+
+// said counts what a FelixConfiguration says in its fields that have few values.
+func said(s *v3.FelixConfigurationSpec, seen map[string]int) {
+	v := reflect.ValueOf(s).Elem()
+	for i := range v.NumField() {
+		name, field := v.Type().Field(i).Name, reflect.Indirect(v.Field(i))
+		switch {
+		case v.Field(i).Kind() != reflect.Pointer:
+		case v.Field(i).IsNil():
+			seen[name+" not said"]++
+		case field.Kind() == reflect.Slice && field.Len() == 0:
+			seen[name+" none"]++
+		case field.Kind() == reflect.Slice:
+			seen[name+" some"]++
+		default:
+			seen[fmt.Sprintf("%s %v", name, field)]++
 		}
 	}
 }
@@ -137,11 +193,4 @@ func values(v reflect.Value, seen map[string]int) {
 	case reflect.String:
 		seen[v.Type().Name()+" "+v.String()]++
 	}
-}
-
-func toHost(o policy.Options) string {
-	if o.Felix.DefaultEndpointToHostAction == nil {
-		return "not said"
-	}
-	return *o.Felix.DefaultEndpointToHostAction
 }
