@@ -137,6 +137,18 @@ func printEach(c *cli.Context, d store.Document, all []store.DocError, before ..
 	}
 }
 
+// notices are what a valid object does that its author may not think.
+func notices(d store.Document) (out []store.DocError) {
+	if d.Object == nil {
+		return nil
+	}
+	for _, n := range policy.Notices(policy.NewIndex("", policy.Options{}).Set(d.Object)) {
+		field, message, _ := strings.Cut(n.Error(), ": ")
+		out = append(out, store.DocError{Field: field, Message: message, Line: d.Line, Column: d.Column})
+	}
+	return out
+}
+
 // objects come from -f when it is given, else from the store.
 func objects(c *cli.Context) ([]client.Object, error) {
 	if len(c.StringSlice("filename")) == 0 {

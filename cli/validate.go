@@ -58,6 +58,7 @@ func validate(c *cli.Context) error {
 	encoder := json.NewEncoder(c.App.Writer)
 	encoder.SetEscapeHTML(false)
 	for _, d := range docs {
+		d.Warnings = append(d.Warnings, notices(d)...)
 		if len(d.Errors) > 0 {
 			bad++
 		}

@@ -108,6 +108,11 @@ func write(c *cli.Context, verb string, one func(*store.Tx, store.Document) (str
 	if len(docs) == 0 && !c.Bool("skip-empty") {
 		return fmt.Errorf("no objects in %v", c.StringSlice("filename"))
 	}
+	if verb != "delete" {
+		for _, d := range docs {
+			printEach(c, d, notices(d), "warning")
+		}
+	}
 	s, err := createStore(c)
 	if err != nil {
 		return err

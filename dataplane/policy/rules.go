@@ -40,20 +40,35 @@ func (n Notice) Error() string { return string(n) }
 
 // OnlyNotices tells whether there is nothing in an error of Set that is not enforced as written.
 func OnlyNotices(err error) bool {
+	_, only := notices(err)
+	return only
+}
+
+// Notices are those in an error of Set.
+func Notices(err error) []Notice {
+	all, _ := notices(err)
+	return all
+}
+
+func notices(err error) (all []Notice, only bool) {
 	switch e := err.(type) {
-	case nil, Notice:
-		return true
+	case nil:
+		return nil, true
+	case Notice:
+		return []Notice{e}, true
 	case interface{ Unwrap() []error }:
+		only = true
 		for _, part := range e.Unwrap() {
-			if !OnlyNotices(part) {
-				return false
-			}
+			more, also := notices(part)
+			all, only = append(all, more...), only && also
 		}
-		return true
+		return all, only
 	case interface{ Unwrap() error }:
-		return e.Unwrap() != nil && OnlyNotices(e.Unwrap())
+		if inner := e.Unwrap(); inner != nil {
+			return notices(inner)
+		}
 	}
-	return false
+	return nil, false
 }
 
 func (c *compiler) notice(text string) { c.notices = append(c.notices, Notice(text)) }
