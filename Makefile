@@ -23,14 +23,17 @@ test: go nft ## Run every test, with the kernel where it can be used
 test-kernel: go nft ## Only the tests that program the kernel and send packets
 	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
 
-fuzz: go ## Look for a while for input that breaks the readers of selectors and of objects
+fuzz: go ## Look for a while for input that breaks a reader, and for a packet on which Trace and the table disagree
 	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
 	go test -fuzz FuzzAdmit -fuzztime 30s ./config/crd
 	go test -fuzz FuzzRead -fuzztime 30s ./controllers/store
+	go test -fuzz FuzzDecodeConnection -fuzztime 30s ./dataplane/nft
+	go test ./dataplane/ruleset -timeout 60m -run TestTwoMinds -rapid.checks=$(or $(CHECKS),20000)
 
-random: go ## The properties on many more random clusters (CHECKS=5000 CLUSTERS=100)
+random: go ## The properties on many more random clusters and packets (CHECKS=5000 CLUSTERS=100 PACKETS=500000)
 	go test ./test/scenario ./config/crd ./dataplane/policy ./dataplane/ruleset -timeout 60m -rapid.checks=$(or $(CHECKS),5000)
 	go test ./test/lab/replay -timeout 60m -run RandomClusters -clusters $(or $(CLUSTERS),100) -seed $$RANDOM$$RANDOM
+	go test ./test/lab/wire -timeout 60m -run RandomPackets -packets $(or $(PACKETS),500000) -seed $$RANDOM$$RANDOM
 
 bench: go ## Measure; every figure is a ratio to another of the same run
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
