@@ -121,8 +121,13 @@ func tcp(src, dst string, port uint16) policy.Flow {
 // on runs a command on a node.
 func (c *cluster) on(node string, command ...string) string {
 	c.t.Helper()
+	return c.in(c.nodes[node], command...)
+}
+
+func (c *cluster) in(ns *namespace, command ...string) string {
+	c.t.Helper()
 	var out []byte
-	fatal(c.t, c.nodes[node].do(func() (err error) {
+	fatal(c.t, ns.do(func() (err error) {
 		if out, err = exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			err = fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
 		}
