@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func felix(name, spec string) string {
@@ -27,11 +28,11 @@ spec:
   - {action: Deny}
 `
 
-// answer is what a client is told when it asks for a connection.
-func (c *cluster) answer(from, to string, port uint16) string {
+// answer is what a client is told within some time when it asks for a connection.
+func (c *cluster) answer(from, to string, port uint16, wait time.Duration) string {
 	c.t.Helper()
 	err := c.owner[netip.MustParseAddr(from)].do(func() error {
-		d := net.Dialer{Timeout: soon, FallbackDelay: -1, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		d := net.Dialer{Timeout: wait, FallbackDelay: -1, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 		k, err := d.Dial("tcp", net.JoinHostPort(to, fmt.Sprint(port)))
 		if err == nil {
 			err = k.Close()
@@ -68,10 +69,10 @@ func TestFelixConfigurationOfARunningAgent(t *testing.T) {
 
 	answers := func(what, want string) {
 		t.Helper()
-		for _, to := range []string{"10.0.0.2", "fd00::2"} {
-			from := map[string]string{"10.0.0.2": "10.0.0.1", "fd00::2": "fd00::1"}[to]
-			if have := c.answer(from, to, 80); have != want {
-				t.Errorf("%s: to %s: %s, want %s", what, to, have, want)
+		wait := map[string]time.Duration{"nothing": soon, "refused": patience}[want]
+		for _, ends := range [][2]string{{"10.0.0.1", "10.0.0.2"}, {"fd00::1", "fd00::2"}} {
+			if have := c.answer(ends[0], ends[1], 80, wait); have != want {
+				t.Errorf("%s: to %s: %s, want %s", what, ends[1], have, want)
 			}
 		}
 	}
