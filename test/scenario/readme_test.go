@@ -12,7 +12,7 @@ import (
 
 const readme = "../../dataplane/policy/README.md"
 
-// What dataplane/policy/README.md says is shown: behind each rule stand the scenarios that show it, and each scenario shows some rule.
+// What dataplane/policy/README.md says is shown: behind each rule stand the scenarios that show it, and each shows some rule.
 func TestReadmeNamesEveryScenario(t *testing.T) {
 	text, err := os.ReadFile(readme)
 	if err != nil {

@@ -70,7 +70,7 @@ func wanted() (out []string) {
 		out = append(out, "action "+a.String())
 	}
 	for _, end := range []string{"source ", "destination "} {
-		for _, what := range []string{"nets", "not nets", "sets", "not sets", "ports", "named ports", "not ports", "not named ports"} {
+		for what := range sideCriteria(&policy.Side{}) {
 			out = append(out, end+what)
 		}
 	}
@@ -88,9 +88,15 @@ func criteria(r *policy.Rule, seen map[string]int) {
 		}
 	}
 	for end, s := range map[string]*policy.Side{"source ": &r.Src, "destination ": &r.Dst} {
-		for what, n := range map[string]int{"nets": len(s.Nets), "not nets": len(s.NotNets), "sets": len(s.Sets), "not sets": len(s.NotSets),
-			"ports": len(s.Ports), "named ports": len(s.PortSets), "not ports": len(s.NotPorts), "not named ports": len(s.NotPortSets)} {
+		for what, n := range sideCriteria(s) {
 			seen[end+what] += n
 		}
+	}
+}
+
+func sideCriteria(s *policy.Side) map[string]int {
+	return map[string]int{
+		"nets": len(s.Nets), "not nets": len(s.NotNets), "sets": len(s.Sets), "not sets": len(s.NotSets),
+		"ports": len(s.Ports), "named ports": len(s.PortSets), "not ports": len(s.NotPorts), "not named ports": len(s.NotPortSets),
 	}
 }

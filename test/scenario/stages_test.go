@@ -7,7 +7,7 @@ import (
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
-// Some flow of the corpus meets each action of a rule, and each end of a tier, at every stage and in every direction (contract §4.3).
+// Some flow of the corpus meets each action of a rule, and each end of a tier, at every stage in every direction (contract §4.3).
 func TestEveryActionAtEveryStage(t *testing.T) {
 	seen := map[string]int{}
 	for _, s := range corpus(t) {
@@ -77,8 +77,8 @@ func meetings() (out []string) {
 
 const conntrack = -200 // the priority of the kernel's hook behind which connections are known
 
-// A change of policy does not cut what is connected: wherever connections are known, the packets of one are accepted before anything
-// can refuse them (contract §10.5 #17, §4.6).
+// A change of policy does not cut what is connected: wherever connections are known, the packets of one are accepted before
+// anything can refuse them (contract §10.5 #17, §4.6).
 func TestConnectionsAreKept(t *testing.T) {
 	for _, s := range corpus(t) {
 		all, err := s.Index("")
