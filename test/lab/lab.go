@@ -42,6 +42,10 @@ type Workload struct {
 type Lab struct {
 	fabric, outside *namespace
 	nodes           map[string]*namespace
+	index           map[string]int            // of nodes
+	uplinks         map[string][]string       // of nodes: their names
+	home            map[*namespace]string     // the node that a node's or a workload's namespace is of
+	behind          map[ifaceAt]*namespace    // the workload behind an interface
 	owner           map[netip.Addr]*namespace // who has an address
 	all             []*namespace
 	agents          []*agent
@@ -50,7 +54,8 @@ type Lab struct {
 
 // Build makes the namespaces, links, addresses and routes.
 func Build(c Cluster) (*Lab, error) {
-	l := &Lab{nodes: map[string]*namespace{}, owner: map[netip.Addr]*namespace{}}
+	l := &Lab{nodes: map[string]*namespace{}, index: map[string]int{}, uplinks: map[string][]string{}, home: map[*namespace]string{},
+		behind: map[ifaceAt]*namespace{}, owner: map[netip.Addr]*namespace{}}
 	if err := l.build(c); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -66,12 +71,8 @@ func (l *Lab) build(c Cluster) (err error) {
 			return err
 		}
 	}
-	behind := map[string]int{}
-	for i, n := range c.Nodes {
-		behind[n.Name] = i
-	}
 	for _, w := range c.Workloads {
-		i, ok := behind[w.Node]
+		i, ok := l.index[w.Node]
 		if !ok {
 			return fmt.Errorf("workload %s is on node %s, which is none of the lab's", w.Name, w.Node)
 		}
@@ -96,8 +97,9 @@ func (l *Lab) node(i int, n Node) error {
 	if err != nil {
 		return err
 	}
-	l.nodes[n.Name] = ns
+	l.nodes[n.Name], l.index[n.Name], l.home[ns] = ns, i, n.Name
 	for j, u := range n.Uplinks {
+		l.uplinks[n.Name] = append(l.uplinks[n.Name], u.Iface)
 		port := fabricPort(i, j)
 		if err := fabricLinks.join(l.fabric, port, ns, u.Iface); err != nil {
 			return err
@@ -139,6 +141,7 @@ func (l *Lab) workload(node int, w Workload) error {
 		iface = ifaceOf(w.Name)
 	}
 	host := l.nodes[w.Node]
+	l.home[ns], l.behind[ifaceAt{w.Node, iface}] = w.Node, ns
 	if err := workloadLinks.join(host, iface, ns, "eth0"); err != nil {
 		return err
 	}

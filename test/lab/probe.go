@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,7 +26,7 @@ type Observation uint8
 const (
 	Lost       Observation = iota // nothing came
 	Arrived                       // the packet came where it was sent, and its answer came back where the protocol has one
-	Unsent                        // no first packet of a flow looks like that: connection tracking would call it invalid
+	Unsent                        // no first packet of a flow looks like that, or the lab has no such way: nothing was sent
 	Unanswered                    // the packet came where it was sent, but no answer came back
 )
 
@@ -47,8 +48,14 @@ func (l *Lab) Send(ctx context.Context, flows []policy.Flow, wait time.Duration)
 			continue
 		}
 		seen[f] = Unsent
-		if sendable(f) {
+		if !sendable(f) {
+			continue
+		}
+		switch err := l.steer(f); {
+		case err == nil:
 			distinct = append(distinct, f)
+		case !errors.Is(err, errNoWay):
+			return nil, err
 		}
 	}
 	for _, w := range waves(distinct) {
@@ -136,7 +143,7 @@ func newSending(l *Lab, flows []policy.Flow, wait time.Duration) *sending {
 		s.seen = append(s.seen, make(chan struct{}))
 		s.answered = append(s.answered, make(chan struct{}))
 		if f.Proto == policy.ProtoTCP {
-			s.tcp[connOf(f)] = i
+			s.tcp[connOf(translated(f))] = i
 		}
 	}
 	return s
@@ -175,18 +182,10 @@ func (s *sending) byConnection(segment []byte, from, to netip.Addr) int {
 	return i
 }
 
-func (s *sending) owner(a netip.Addr) (*namespace, error) {
-	ns := s.lab.owner[a]
-	if ns == nil {
-		return nil, fmt.Errorf("nobody in the lab has the address %s", a)
-	}
-	return ns, nil
-}
-
 // serve listens where a flow goes to. Over TCP it listens twice: for connections, and for the packets that ask for one, so
 // that a packet that was stopped is told from an answer that was.
 func (s *sending) serve(f policy.Flow) error {
-	ns, err := s.owner(f.Dst)
+	ns, err := s.lab.ownerOf(f.Dst)
 	if err != nil {
 		return err
 	}
@@ -285,24 +284,28 @@ func rawNetwork(a netip.Addr, proto uint8) string {
 
 // one sends a flow and waits for it to arrive, and for the answer if there is to be one.
 func (s *sending) one(ctx context.Context, i int, f policy.Flow) (Observation, error) {
-	ns, err := s.owner(f.Src)
+	ns, lies, err := s.lab.sender(f)
 	if err != nil {
 		return Lost, err
 	}
+	control := shareAddress
+	if lies {
+		control = claimAddress
+	}
 	if f.Proto == policy.ProtoTCP {
-		return s.connect(ctx, ns, i, f)
+		return s.connect(ctx, ns, i, f, control)
 	}
 	var c net.Conn
-	if err := ns.do(func() (err error) { c, err = dial(f); return err }); err != nil {
+	if err := ns.do(func() (err error) { c, err = dial(f, control); return err }); err != nil {
 		return Lost, err
 	}
 	defer c.Close()
 	done := s.seen[i]
-	if hasAnswer(f) {
+	if hasAnswer(f) && !lies {
 		done = s.answered[i]
 		go s.readAnswer(c, i, f)
 	}
-	packet := packetOf(f, s.base+uint32(i))
+	packet := packetOf(original(f), s.base+uint32(i))
 	// Twice, for the first may be lost while addresses are being resolved.
 	for range 2 {
 		if _, err := c.Write(packet); err != nil && !refused(err) {
@@ -353,31 +356,50 @@ func receive(c net.Conn, b []byte) (n int, err error) {
 	return c.Read(b)
 }
 
-func dial(f policy.Flow) (net.Conn, error) {
+// control sets options of a socket before it is bound.
+type control func(network, address string, raw syscall.RawConn) error
+
+func dial(f policy.Flow, set control) (net.Conn, error) {
+	to := original(f)
 	if f.Proto == policy.ProtoUDP {
-		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), Control: shareAddress}
-		return d.Dial("udp", netip.AddrPortFrom(f.Dst, f.DstPort).String())
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), Control: set}
+		return d.Dial("udp", netip.AddrPortFrom(to.Dst, to.DstPort).String())
 	}
-	return net.DialIP(rawNetwork(f.Src, f.Proto), &net.IPAddr{IP: f.Src.AsSlice()}, &net.IPAddr{IP: f.Dst.AsSlice()})
+	d := net.Dialer{LocalAddr: &net.IPAddr{IP: f.Src.AsSlice()}, Control: set}
+	return d.Dial(rawNetwork(f.Src, f.Proto), to.Dst.String())
 }
 
 // shareAddress lets several flows have one source port at a time.
 func shareAddress(_, _ string, raw syscall.RawConn) error {
+	return setOption(raw, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+}
+
+// claimAddress lets a flow have a source address that its sender has not.
+func claimAddress(network, address string, raw syscall.RawConn) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if at, err := netip.ParseAddrPort(address); strings.Contains(network, "6") || err == nil && at.Addr().Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	return errors.Join(shareAddress(network, address, raw), setOption(raw, level, option))
+}
+
+func setOption(raw syscall.RawConn, level, option int) error {
 	var err error
-	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); cerr != nil {
+	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }); cerr != nil {
 		return cerr
 	}
 	return err
 }
 
 // connect makes a TCP connection, and resets it so that its ports are free again at once.
-func (s *sending) connect(ctx context.Context, ns *namespace, i int, f policy.Flow) (Observation, error) {
+func (s *sending) connect(ctx context.Context, ns *namespace, i int, f policy.Flow, set control) (Observation, error) {
 	ctx, stop := context.WithTimeout(ctx, s.wait)
 	defer stop()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), FallbackDelay: -1, Control: shareAddress}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), FallbackDelay: -1, Control: set}
+	to := original(f)
 	var c net.Conn
 	err := ns.do(func() (err error) {
-		c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(f.Dst, f.DstPort).String())
+		c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(to.Dst, to.DstPort).String())
 		return err
 	})
 	switch {

@@ -28,6 +28,9 @@ func connOf(f policy.Flow) conn {
 
 func (c conn) reversed() conn { return conn{c.proto, c.dst, c.src} }
 
+// connsOf are a flow's connection as it is sent and as it arrives.
+func connsOf(f policy.Flow) [2]conn { return [2]conn{connOf(original(f)), connOf(translated(f))} }
+
 // wave is flows that can be under way at a time without one deciding what becomes of another.
 type wave struct {
 	flows            []policy.Flow
@@ -60,16 +63,19 @@ func (w *wave) takes(f policy.Flow) bool {
 	if isICMP(f.Proto) {
 		return true // each has an identifier of its own
 	}
-	c := connOf(f)
-	if w.conns[c] || w.conns[c.reversed()] {
-		return false
+	for _, c := range connsOf(f) {
+		if w.conns[c] || w.conns[c.reversed()] {
+			return false
+		}
 	}
 	return !policy.HasPorts(f.Proto) || !w.clients[serverOf(f)] && !w.servers[clientOf(f)]
 }
 
 func (w *wave) add(f policy.Flow) {
 	w.flows = append(w.flows, f)
-	w.conns[connOf(f)] = true
+	for _, c := range connsOf(f) {
+		w.conns[c] = true
+	}
 	w.clients[clientOf(f)] = true
 	w.servers[serverOf(f)] = true
 }

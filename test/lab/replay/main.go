@@ -1,6 +1,23 @@
 // Command replay builds the cluster that objects describe, runs a real agent on each of its nodes, sends each flow as real
 // packets, and holds what it sees against what `tierctl trace` says. It takes any objects, not only ours.
 //
+// --setup names a file of lines
+//
+//	NODE: COMMAND …
+//
+// (and # comments): each is run with sh -c in the node's network namespace, in order, once the agents have programmed and before
+// anything is sent. So nodes get what others would give them: NAT, routes, sysctls, rules of other programs. A command that fails
+// ends the run.
+//
+// A flow is what tierctl trace reads. One with origTo is sent there, and arrives at its to if a setup command translates it; via,
+// inIface and outIface are the way that it is led, and who is behind inIface sends it, from whatever address. It may also have
+//
+//	"expect": "Allow"   it arrives, and is answered where its protocol has answers
+//	"expect": "Deny"    it does not arrive, or no answer comes back
+//
+// and is held against that too. A packet that an untracked policy lets through is one of trace's Allow also when the answer to it
+// is lost, for the answer is judged on its own: "observed" is about the packet, "answered": false about its answer.
+//
 // Exit status: 0 no difference; 1 some; 2 the input is wrong; 3 this machine lets us make no network namespaces.
 package main
 
@@ -20,7 +37,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/test/lab"
 )
@@ -52,13 +68,17 @@ func main() {
 // differs is the error for flows whose packets did not do what trace said.
 type differs int
 
-func (d differs) Error() string { return fmt.Sprintf("%d flows differ from what trace says", int(d)) }
-func (d differs) Status() int   { return 1 }
+func (d differs) Error() string {
+	return fmt.Sprintf("%d flows differ from what trace says or the flow expects", int(d))
+}
+
+func (d differs) Status() int { return 1 }
 
 // replay is one run.
 type replay struct {
 	files   files
 	flows   string
+	setup   string // "" for none
 	tierctl string
 	action  string
 	say     func(format string, args ...any) // what is being done
@@ -67,6 +87,8 @@ type replay struct {
 
 	lines    []map[string]json.RawMessage // of the flows, as they were written
 	packets  []policy.Flow
+	expects  map[int]lab.Observation      // of the flows that expect something: Arrived or Lost
+	steps    []step                       // of the setup
 	verdicts []map[string]json.RawMessage // of trace
 }
 
@@ -81,7 +103,8 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	set := flag.NewFlagSet("replay", flag.ContinueOnError)
 	set.SetOutput(errs)
 	set.Var(&r.files, "f", "`FILE` or directory of objects, or -; may be repeated")
-	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it")
+	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it, and with \"expect\": \"Allow\" or \"Deny\" if you like")
+	set.StringVar(&r.setup, "setup", "", "`FILE` of lines NODE: COMMAND, run on the nodes before anything is sent")
 	set.StringVar(&r.tierctl, "tierctl", "bin/tierctl", "`PATH` of tierctl")
 	set.StringVar(&r.action, "default-endpoint-to-host-action", "", "`ACTION` of the agents and of trace")
 	set.BoolVar(&verbose, "v", false, "say what is being done")
@@ -89,7 +112,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return err
 	}
 	if len(r.files) == 0 || r.flows == "" || set.NArg() > 0 {
-		return errors.New("usage: replay -f OBJECTS --flows FLOWS")
+		return errors.New("usage: replay -f OBJECTS --flows FLOWS [--setup SETUP]")
 	}
 	if r.flows == "-" && slices.Contains(r.files, "-") {
 		return errors.New("objects and flows cannot both come from standard input")
@@ -125,6 +148,9 @@ func (r *replay) run(ctx context.Context, out, errs io.Writer) error {
 	if err := r.enforce(ctx, l, dir); err != nil {
 		return err
 	}
+	if err := r.setUp(ctx, l); err != nil {
+		return err
+	}
 	r.say("%d nodes, %d workloads and %d outsiders stand after %s", len(cluster.Nodes), len(cluster.Workloads), len(cluster.Outside), time.Since(start).Round(time.Millisecond))
 	seen, err := r.send(ctx, l)
 	if err != nil {
@@ -132,72 +158,6 @@ func (r *replay) run(ctx context.Context, out, errs io.Writer) error {
 	}
 	r.say("%d flows sent after %s", len(seen), time.Since(start).Round(time.Millisecond))
 	return r.print(seen, out, errs)
-}
-
-// read takes in objects and flows, and gives every flow that has ports a source port of its own.
-func (r *replay) read() (c lab.Cluster, err error) {
-	if slices.Contains(r.files, "-") {
-		text, err := io.ReadAll(r.in)
-		if err != nil {
-			return c, fmt.Errorf("reading objects from standard input: %w", err)
-		}
-		r.stdin = string(text)
-	}
-	index := policy.NewIndex("", policy.Options{})
-	for _, d := range store.Read(r.files, store.ReadOptions{Stdin: strings.NewReader(r.stdin)}) {
-		for _, e := range d.Errors {
-			err = errors.Join(err, fmt.Errorf("%s:%d:%d: %s: %s", d.File, e.Line, e.Column, e.Field, e.Message))
-		}
-		if d.Object != nil {
-			_ = index.Set(d.Object) // what cannot be enforced is what the agents and trace say about it
-		}
-	}
-	if err != nil {
-		return c, err
-	}
-	text, err := r.flowsText()
-	if err != nil {
-		return c, fmt.Errorf("reading flows: %w", err)
-	}
-	for n, line := range strings.Split(string(text), "\n") {
-		if strings.TrimSpace(line) == "" {
-			continue
-		}
-		if err := r.flow(index, line); err != nil {
-			return c, fmt.Errorf("%s:%d: %w", r.flows, n+1, err)
-		}
-	}
-	return lab.ClusterOf(index.Plan(), r.packets), nil
-}
-
-func (r *replay) flowsText() ([]byte, error) {
-	if r.flows == "-" {
-		return io.ReadAll(r.in)
-	}
-	return os.ReadFile(r.flows)
-}
-
-const firstPort, ports = 49152, 16384 // those that clients take
-
-func (r *replay) flow(index *policy.Index, line string) error {
-	var spec policy.FlowSpec
-	fields := map[string]json.RawMessage{}
-	if err := json.Unmarshal([]byte(line), &spec); err != nil {
-		return fmt.Errorf("not a flow: %w", err)
-	}
-	if err := json.Unmarshal([]byte(line), &fields); err != nil {
-		return fmt.Errorf("not a flow: %w", err)
-	}
-	f, err := index.Flow(spec)
-	if err != nil {
-		return err
-	}
-	if policy.HasPorts(f.Proto) && spec.SrcPort == 0 {
-		f.SrcPort = uint16(firstPort + len(r.packets)%ports)
-		fields["srcPort"] = fmt.Appendf(nil, "%d", f.SrcPort)
-	}
-	r.packets, r.lines = append(r.packets, f), append(r.lines, fields)
-	return nil
 }
 
 // trace asks tierctl what it expects.
@@ -260,7 +220,7 @@ const (
 	morePatience = 3 * time.Second
 )
 
-// send sends all flows, and those that did not do what trace says once more with more patience.
+// send sends all flows, and those that did not do what was said of them once more with more patience.
 func (r *replay) send(ctx context.Context, l *lab.Lab) ([]lab.Observation, error) {
 	seen, err := l.Send(ctx, r.packets, patience)
 	if err != nil {
@@ -269,7 +229,7 @@ func (r *replay) send(ctx context.Context, l *lab.Lab) ([]lab.Observation, error
 	var again []policy.Flow
 	var at []int
 	for i, o := range seen {
-		if r.differs(i, o) {
+		if len(r.differences(i, o)) > 0 {
 			again, at = append(again, r.packets[i]), append(at, i)
 		}
 	}
@@ -278,57 +238,4 @@ func (r *replay) send(ctx context.Context, l *lab.Lab) ([]lab.Observation, error
 		seen[at[k]] = o
 	}
 	return seen, err
-}
-
-// differs tells whether trace had said something else of a flow. What is not answered differs from either verdict.
-func (r *replay) differs(i int, o lab.Observation) bool {
-	return o != lab.Unsent && o.String() != r.expected(i)
-}
-
-// observed is Allow for a packet that has come where it was sent, answered or not.
-func observed(o lab.Observation) string {
-	if o == lab.Unanswered {
-		o = lab.Arrived
-	}
-	return o.String()
-}
-
-func (r *replay) expected(i int) string { return strings.Trim(string(r.verdicts[i]["verdict"]), `"`) }
-
-func (r *replay) print(seen []lab.Observation, out, errs io.Writer) error {
-	bad, unsent := 0, 0
-	encoder := json.NewEncoder(out)
-	encoder.SetEscapeHTML(false)
-	for i, o := range seen {
-		v := r.verdicts[i]
-		v["observed"] = fmt.Appendf(nil, "%q", observed(o))
-		if o == lab.Unanswered {
-			v["answered"] = json.RawMessage("false")
-		}
-		if o == lab.Unsent {
-			unsent++
-		}
-		if r.differs(i, o) {
-			bad++
-			fmt.Fprintf(errs, "replay: flow %d %s: trace says %s, seen %s\n", i, mustText(r.lines[i]), r.expected(i), o)
-		}
-		if err := encoder.Encode(v); err != nil {
-			return err
-		}
-	}
-	if unsent > 0 {
-		fmt.Fprintf(errs, "replay: %d flows were not sent, for no flow begins with such a packet or nobody can have such an address\n", unsent)
-	}
-	if bad > 0 {
-		return differs(bad)
-	}
-	return nil
-}
-
-func mustText(line map[string]json.RawMessage) string {
-	text, err := json.Marshal(line)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text)
 }
