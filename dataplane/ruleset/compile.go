@@ -211,8 +211,11 @@ func (c *compiler) hostGuards(e *policy.Endpoint) {
 		if len(g.Tiers) == 0 {
 			continue
 		}
-		chain := hostChains[place{g.Stage, g.Direction}]
-		c.hostGuard(e, chain, c.guard(g, c.denying()))
+		chain, m := hostChains[place{g.Stage, g.Direction}], c.denying()
+		if g.Stage == policy.Untracked || g.Stage == policy.PreDNAT { // where Deny always drops (contract §4.3)
+			m = dropping
+		}
+		c.hostGuard(e, chain, c.guard(g, m))
 		if chain == "from-host" { // the kernel refuses Reject behind routing
 			c.hostGuard(e, translated, c.guard(g, dropping))
 		}
