@@ -75,9 +75,12 @@ func (j *judge) marks(connections []nft.Connection) (out []mark, err error) {
 		if !judged(&c) {
 			continue
 		}
-		f, err := j.flow(&c)
+		f, whole, err := j.flow(&c)
 		if err != nil {
 			return nil, err
+		}
+		if !whole {
+			continue
 		}
 		value := uint32(0)
 		if j.plan.Trace(f).Verdict == policy.Deny {
@@ -99,8 +102,9 @@ func judged(c *nft.Connection) bool {
 }
 
 // flow is a connection's first packet as it passed this node. Where it really went the source of its replies says; by which
-// interfaces it came and went the objects say of this node's own ends, and of all others the routes there.
-func (j *judge) flow(c *nft.Connection) (f policy.Flow, err error) {
+// interfaces it came and went the objects say of this node's own ends, and of all others the routes there. It is not whole where
+// there is none: the other end is not reached, or is the host by an address that no interface has, as 127.0.0.53 may be.
+func (j *judge) flow(c *nft.Connection) (f policy.Flow, whole bool, err error) {
 	f = policy.Flow{
 		Src: c.Src, SrcPort: c.SrcPort, Dst: c.ReplySrc, DstPort: c.ReplySrcPort,
 		Proto: c.Proto, ICMPType: c.ICMPType, ICMPCode: c.ICMPCode, Via: j.node,
@@ -108,15 +112,18 @@ func (j *judge) flow(c *nft.Connection) (f policy.Flow, err error) {
 	if c.Dst != c.ReplySrc || c.DstPort != c.ReplySrcPort {
 		f.OrigDst, f.OrigDstPort, f.NATNode = c.Dst, c.DstPort, j.node
 	}
-	if !j.own(f.Src) {
+	in, out := j.own(f.Src), j.own(f.Dst)
+	if !in {
 		if f.InIface, err = j.way(f.Src, j.host(f.Dst)); err != nil {
-			return f, err
+			return f, false, err
 		}
 	}
-	if !j.own(f.Dst) {
-		f.OutIface, err = j.way(f.Dst, j.host(f.Src))
+	if !out {
+		if f.OutIface, err = j.way(f.Dst, j.host(f.Src)); err != nil {
+			return f, false, err
+		}
 	}
-	return f, err
+	return f, (in || f.InIface != "") && (out || f.OutIface != ""), nil
 }
 
 // own tells whether an address is the node's own or one of its workloads'.

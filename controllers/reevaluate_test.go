@@ -46,6 +46,9 @@ func judgeOf(t *testing.T) *judge {
 		{Name: "eth0", Addrs: []netip.Addr{addr("192.0.2.1")}}, {Name: "eth1", Addrs: []netip.Addr{addr("192.0.3.1")}},
 		{Name: "lo", Addrs: []netip.Addr{addr("127.0.0.1"), addr("::1")}}})
 	way := func(to, _ netip.Addr) (string, error) {
+		if to.IsLoopback() || to == addr("203.0.113.1") {
+			return "", nil
+		}
 		if netip.MustParsePrefix("192.0.3.0/24").Contains(to) {
 			return "eth1", nil
 		}
@@ -88,6 +91,8 @@ func TestConnectionsAreJudged(t *testing.T) {
 		{"from the host to itself", connection(6, "192.0.2.1:4000", "192.0.2.1:80"), false},
 		{"by loopback", connection(6, "127.0.0.1:4000", "127.0.0.1:80"), false},
 		{"by loopback, IPv6", connection(6, "[::1]:4000", "[::1]:80"), false},
+		{"by loopback, to what is on no interface", connection(6, "127.0.0.1:4000", "127.0.0.53:80"), false},
+		{"from where no route leads", connection(6, "203.0.113.1:4000", "10.0.0.1:80"), false},
 		{"between others, by the guarded uplink", connection(6, "192.0.3.9:4000", "198.51.100.1:80"), true},
 		{"between others, by the other", connection(6, "198.51.100.1:4000", "192.0.3.9:80"), false},
 		{"a service of the pod", translated(connection(6, "192.0.2.9:4000", "10.96.0.1:443"), "10.0.0.1:80"), true},
@@ -105,7 +110,8 @@ func TestConnectionsAreJudged(t *testing.T) {
 				if c.Mark = 0x4000; marked {
 					c.Mark |= bit
 				}
-				switch touched := judged(&c); {
+				_, whole, _ := j.flow(&c)
+				switch touched := judged(&c) && whole; {
 				case test.ends && !marked:
 					want = []mark{{c, bit}}
 				case !test.ends && marked && touched:

@@ -83,6 +83,7 @@ func (c *cluster) between(what string, port uint16, want Observation) {
 
 // Packets between two pods on a bridge pass by every hook of the table, until the agent starts.
 func TestBridgedPods(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, oneNode)
 	c.bridge("n1", "br0")
 	c.bridgeFiltering("0")
@@ -97,6 +98,7 @@ func TestBridgedPods(t *testing.T) {
 
 // Where no pod is on a bridge its host's setting is nobody's business.
 func TestBridgeWithoutPods(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, oneNode)
 	c.bridge("n1", "br0")
 	c.bridgeFiltering("0")
@@ -113,6 +115,7 @@ func TestBridgeWithoutPods(t *testing.T) {
 // An agent that cannot make the bridge hand packets up does not say that it enforces, but what to do; what it can enforce it does. It
 // says so as soon as somebody has done that.
 func TestBridgeThatCannotBeFiltered(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, oneNode)
 	c.bridge("n1", "br0")
 	c.bridgeFiltering("0")

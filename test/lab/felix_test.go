@@ -52,6 +52,7 @@ func (c *cluster) answer(from, to string, port uint16, wait time.Duration) strin
 
 // What the FelixConfigurations say holds for an agent that runs, the one of its node before the one for all.
 func TestFelixConfigurationOfARunningAgent(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, small)
 	c.start(threePods + loggedDeny)
 	toHost := func(what string, one, three Observation) {

@@ -181,17 +181,24 @@ type talk struct {
 // talk begins a connection; both ends have heard each other then.
 func (c *cluster) talk(network, from, to string, port uint16) *talk {
 	c.t.Helper()
-	k := &talk{name: fmt.Sprintf("%s from %s to %s port %d", network, from, to, port)}
-	near, far := c.owner[netip.MustParseAddr(from)], c.owner[netip.MustParseAddr(to)]
 	at := netip.AddrPortFrom(netip.MustParseAddr(to), port)
+	return c.talkTo(network, from, at, at)
+}
+
+// talkTo sends to one place and expects it to arrive at another.
+func (c *cluster) talkTo(network, from string, to, at netip.AddrPort) *talk {
+	c.t.Helper()
+	k := &talk{name: fmt.Sprintf("%s from %s to %s", network, from, to)}
+	src := netip.AddrPortFrom(netip.MustParseAddr(from), 0)
+	near, far := c.owner[src.Addr()], c.owner[at.Addr()]
 	if network == "udp" {
-		k.near = c.dial(near, "udp", netip.AddrPortFrom(netip.MustParseAddr(from), 0), at)
+		k.near = c.dial(near, "udp", src, to)
 		k.far = c.dial(far, "udp", at, netip.MustParseAddrPort(k.near.LocalAddr().String()))
 	} else {
 		var l net.Listener
 		fatal(c.t, far.do(func() (err error) { l, err = net.Listen("tcp", at.String()); return err }))
 		defer l.Close()
-		k.near = c.dial(near, "tcp", netip.AddrPortFrom(netip.MustParseAddr(from), 0), at)
+		k.near = c.dial(near, "tcp", src, to)
 		var err error
 		k.far, err = l.Accept()
 		fatal(c.t, err)

@@ -1,6 +1,11 @@
 package lab
 
-import "testing"
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+)
 
 const deny5000 = `
 apiVersion: projectcalico.org/v3
@@ -22,6 +27,7 @@ func TestEstablishedConnections(t *testing.T) {
 	for _, reevaluate := range []bool{false, true} {
 		option := map[bool]string{false: "Keep", true: "Reevaluate"}[reevaluate]
 		t.Run(option, func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, small)
 			c.start(threePods, "--established-connections", option)
 			var concerned, others []*talk
@@ -54,4 +60,38 @@ func TestEstablishedConnections(t *testing.T) {
 			c.goesOn(others...)
 		})
 	}
+}
+
+// Connections to services are judged by what they are to each policy: before destination NAT by where they are sent, behind it by
+// the pod and by the interface by which they really go.
+func TestEstablishedConnectionsToServices(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, small)
+	for _, node := range c.Nodes() {
+		c.nft(t, node, kubeProxyNFT)
+	}
+	c.start(threePods+uplinks, "--established-connections", "Reevaluate")
+	talks := map[string]*talk{}
+	for _, f := range serviceFlows {
+		pod := netip.AddrPortFrom(netip.MustParseAddr(f.pod), 8080)
+		talks[f.name] = c.talkTo("tcp", f.from, netip.AddrPortFrom(netip.MustParseAddr(f.to), f.port), pod)
+	}
+	for _, p := range servicePolicies {
+		t.Run(p.name, func(t *testing.T) {
+			c := c.with(t)
+			c.apply(p.policy)
+			var ended, others []*talk
+			for name, k := range talks {
+				if slices.Contains(p.stops, name) {
+					ended = append(ended, k)
+				} else {
+					others = append(others, k)
+				}
+			}
+			c.ended(ended...)
+			c.goesOn(others...)
+		})
+	}
+	c.delete("globalnetworkpolicy denying")
+	c.goesOn(slices.Collect(maps.Values(talks))...)
 }

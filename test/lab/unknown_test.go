@@ -35,6 +35,7 @@ func (c *cluster) impersonate(what, who, whom, to string, want Observation) {
 // Pods behind interfaces of which no object speaks, as the ptp plugin makes them, are known by their routes: they can send from
 // their own addresses only.
 func TestRoutedPodsAreKnownByTheirRoutes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, Cluster{Nodes: small.Nodes, Workloads: []Workload{
 		{Name: "a/one", Node: "n1", Iface: "veth1", Addrs: addrs("10.0.0.1", "fd00::1", "10.0.0.9", "fd00::9")},
 		{Name: "a/two", Node: "n1", Iface: "veth2", Addrs: addrs("10.0.0.2", "fd00::2")},
