@@ -12,7 +12,7 @@ func (c *compiler) baseChains() {
 	c.neighbourDiscovery()
 	toHost := Verdict{Kind: Accept} // Allow and Pass: our table has no more to say of it (contract §4.4)
 	if c.settings.EndpointToHost == policy.Deny {
-		toHost.Kind = c.denying().deny
+		toHost.Kind = Drop // whatever the deny action is: the setting says Drop
 	}
 	c.chains["workload-to-host"] = &Chain{Name: "workload-to-host", Rules: []Rule{
 		discoveryRule(),
@@ -142,7 +142,7 @@ func (c *compiler) sources() []Rule {
 	accept(Match{Key: KeyIP6SAddr, Elem: netElem(netip.MustParsePrefix("::/128"))})
 	accept(Match{Key: KeyIPSAddr, Elem: netElem(netip.MustParsePrefix("0.0.0.0/32"))},
 		Match{Key: KeyIPDAddr, Elem: netElem(netip.MustParsePrefix("255.255.255.255/32"))})
-	chain.Rules = append(chain.Rules, Rule{ID: "source of workload", Counter: true, Verdict: Verdict{Kind: Drop}})
+	chain.Rules = append(chain.Rules, Rule{ID: "source of workload", Counter: true, Verdict: Verdict{Kind: c.denying().deny}})
 	c.chains[chain.Name] = chain
 	return []Rule{{Matches: []Match{{Key: KeyIIFName, Set: "workload-iface"}}, Verdict: Verdict{Goto, chain.Name}}}
 }
