@@ -65,6 +65,7 @@ go:
 	@command -v go >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy golang-go; }
 
 nft:
-	@command -v nft >/dev/null || [ -x /usr/sbin/nft ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables; }
+	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
 .PHONY: help build demo test test-kernel fuzz random bench update generate verify lint image clean go nft

@@ -129,7 +129,7 @@ func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[strin
 	ifaces := make([]policy.Iface, len(from))
 	bridges = map[string]bool{}
 	for i, f := range from {
-		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Shared: f.Bridge}
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets, Shared: f.Bridge}
 		if f.Bridge {
 			bridges[f.Name] = true
 		}

@@ -21,7 +21,9 @@ type Interface struct {
 	Addrs []netip.Addr // on the interface
 	// Peers are those to which the host has a route of the single address, out of the interface and over no gateway: the way in
 	// which a host knows the interface of a pod that it routes to.
-	Peers  []netip.Addr
+	Peers []netip.Addr
+	// Nets are the networks that its own addresses are in: who has another address of one is behind the interface.
+	Nets   []netip.Prefix
 	Bridge bool
 }
 
@@ -122,9 +124,10 @@ func interfaces(look *netlink.Handle) ([]Interface, error) {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	own := map[int][]netip.Addr{}
+	own, nets := map[int][]netip.Addr{}, map[int][]netip.Prefix{}
 	for _, a := range addrs {
 		put(own, a.LinkIndex, a.IP)
+		putNet(nets, a.LinkIndex, a.IPNet)
 	}
 	peers, err := peers(look)
 	if err != nil {
@@ -133,7 +136,7 @@ func interfaces(look *netlink.Handle) ([]Interface, error) {
 	var out []Interface
 	for _, l := range links {
 		at := l.Attrs().Index
-		i := Interface{Name: l.Attrs().Name, Addrs: sorted(own[at]), Peers: sorted(peers[at]), Bridge: l.Type() == "bridge"}
+		i := Interface{Name: l.Attrs().Name, Addrs: sorted(own[at]), Peers: sorted(peers[at]), Nets: nets[at], Bridge: l.Type() == "bridge"}
 		if i.Bridge || len(i.Addrs)+len(i.Peers) > 0 {
 			out = append(out, i)
 		}
@@ -172,6 +175,14 @@ func ofOneAddress(n *net.IPNet) bool {
 func put(to map[int][]netip.Addr, index int, ip net.IP) {
 	if a, ok := netip.AddrFromSlice(ip); ok && !a.Unmap().IsLinkLocalUnicast() {
 		to[index] = append(to[index], a.Unmap())
+	}
+}
+
+func putNet(to map[int][]netip.Prefix, index int, n *net.IPNet) {
+	a, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	if ok && ones < bits && !a.Unmap().IsLinkLocalUnicast() {
+		to[index] = append(to[index], netip.PrefixFrom(a.Unmap(), ones).Masked())
 	}
 }
 

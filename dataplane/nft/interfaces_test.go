@@ -24,7 +24,8 @@ func TestInterfaces(t *testing.T) {
 		told, err = nft.Interfaces(ctx)
 		must(err)
 	})
-	lo := nft.Interface{Name: "lo", Addrs: addrs("127.0.0.1", "::1")}
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	lo := nft.Interface{Name: "lo", Addrs: addrs("127.0.0.1", "::1"), Nets: loopback}
 	pod0 := nft.Interface{Name: "pod0", Peers: addrs("10.1.0.5", "10.1.0.6", "fd00::5")}
 	cali0 := nft.Interface{Name: "cali0", Peers: pod0.Peers}
 	owned := nft.Interface{Name: "cali0", Addrs: addrs("10.9.0.1"), Peers: addrs("10.1.0.6", "fd00::5")}
@@ -84,7 +85,7 @@ func await(told <-chan []nft.Interface, want []nft.Interface) (diff string) {
 	for {
 		select {
 		case now, open := <-told:
-			if diff = cmp.Diff(want, now, cmpopts.EquateEmpty(), sameAddr); diff == "" || !open {
+			if diff = cmp.Diff(want, now, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}), sameAddr); diff == "" || !open {
 				return diff
 			}
 		case <-timeout:
@@ -110,7 +111,7 @@ func TestInterfacesAmongManyRoutes(t *testing.T) {
 		}
 		addRoute(route("pod0", "10.1.0.5/32", ""))
 	})
-	want := []nft.Interface{{Name: "lo", Addrs: addrs("127.0.0.1", "::1")}, {Name: "pod0", Peers: addrs("10.1.0.5")}}
+	want := []nft.Interface{{Name: "lo", Addrs: addrs("127.0.0.1", "::1"), Nets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}, {Name: "pod0", Peers: addrs("10.1.0.5")}}
 	if diff := await(told, want); diff != "" {
 		t.Fatalf("-want +last told:\n%s", diff)
 	}

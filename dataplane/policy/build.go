@@ -108,7 +108,8 @@ func (b *builder) endpoint(m *member) {
 	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
 	places := hostPlaces
 	if !e.Host() {
-		e.Ifaces, places = b.ifaces(m), workloadPlaces
+		e.Ifaces, e.Shared = b.ifaces(m)
+		places = workloadPlaces
 	}
 	if !b.closed(m) {
 		e.Sources = m.sources
@@ -133,17 +134,26 @@ func (b *builder) closed(m *member) bool {
 	return m.closed || len(m.sources) > 0 && !b.settings(m.node).AnySource
 }
 
-// ifaces behind which a workload is: the one that its object names, or those to which its addresses are routed.
-func (b *builder) ifaces(m *member) (out []string) {
+// ifaces behind which a workload is: alone, behind the one that its object names or those to which its addresses are routed; and
+// among others.
+func (b *builder) ifaces(m *member) (alone, shared []string) {
 	if m.iface != "" {
-		return []string{m.iface}
+		alone = []string{m.iface}
+	}
+	if m.node != b.index.node {
+		return alone, nil
 	}
 	for _, a := range m.addrs {
-		if name, ok := b.peers[a]; ok && m.node == b.index.node && !slices.Contains(out, name) {
-			out = append(out, name)
+		if name, ok := b.peers[a]; ok && m.iface == "" && !slices.Contains(alone, name) {
+			alone = append(alone, name)
+		}
+		for _, name := range b.index.shared(a) {
+			if !slices.Contains(shared, name) {
+				shared = append(shared, name)
+			}
 		}
 	}
-	return out
+	return alone, shared
 }
 
 // guard fills the tiers of one place and, if another list would stand there with the staged policies, that list.

@@ -14,6 +14,8 @@ type Iface struct {
 	Name  string
 	Addrs []netip.Addr
 	Peers []netip.Addr
+	// Nets are the networks of its own addresses.
+	Nets []netip.Prefix
 	// Shared is an interface behind which there may be several workloads, as behind a bridge.
 	Shared bool
 }
@@ -92,6 +94,16 @@ func (x *Index) peers() map[netip.Addr]string {
 			if _, ok := out[a]; !ok && !f.Shared {
 				out[a] = f.Name
 			}
+		}
+	}
+	return out
+}
+
+// shared are the interfaces behind which an address is among others.
+func (x *Index) shared(a netip.Addr) (out []string) {
+	for _, f := range x.ifaces {
+		if f.Shared && (slices.Contains(f.Peers, a) || slices.ContainsFunc(f.Nets, func(n netip.Prefix) bool { return n.Contains(a) })) {
+			out = append(out, f.Name)
 		}
 	}
 	return out

@@ -75,7 +75,7 @@ func (p *Plan) behind(node, iface string) *Endpoint {
 
 // place finds between what the packet is at a node.
 func (p *Plan) place(h *hop, f *Flow, e *ends, last bool) {
-	h.taken = last && e.dstHost != nil && e.dstHost.Name == h.node
+	h.taken = last && (e.dstHost != nil && e.dstHost.Name == h.node || onLink(f.Dst) && !h.made)
 	host := p.byName[h.node]
 	if e.loops {
 		h.in, h.out = "lo", "lo"
@@ -106,6 +106,11 @@ func (p *Plan) place(h *hop, f *Flow, e *ends, last bool) {
 	}
 	h.to, h.strangeOut = p.known(h.node, h.out, to)
 	h.first = p.towards(h, uplink)
+}
+
+// onLink tells whether packets to an address go no further than the first host.
+func onLink(a netip.Addr) bool {
+	return a.IsMulticast() || a == broadcast || a.IsLinkLocalUnicast()
 }
 
 // towards is the interface to which a host's own packet is routed as it is sent.
@@ -149,10 +154,15 @@ func ownAddr(own bool, a netip.Addr) netip.Addr {
 }
 
 func iface(e *Endpoint) string {
-	if e == nil || len(e.Ifaces) == 0 {
+	switch {
+	case e == nil:
 		return ""
+	case len(e.Ifaces) > 0:
+		return e.Ifaces[0]
+	case len(e.Shared) > 0:
+		return e.Shared[0]
 	}
-	return e.Ifaces[0]
+	return ""
 }
 
 // translate says how each node sees the packet: as it was sent until the node that translates it, and its source masqueraded

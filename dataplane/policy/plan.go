@@ -39,6 +39,7 @@ type Endpoint struct {
 	Ref     v3.Ref // WorkloadEndpoint, Pod or HostEndpoint
 	Node    string
 	Ifaces  []string       // the host's interfaces behind or on which it stands; "*" is any other; of a pod they may not be known
+	Shared  []string       // of a workload: the interfaces behind which it is among others, as behind a bridge
 	Addrs   []netip.Addr   // the endpoint's own addresses, sorted
 	Sources []netip.Prefix // other addresses that it may send from; merged and sorted
 	// Guards are by Stage and Direction; what has no guard is not judged there.

@@ -31,6 +31,9 @@ func (e *Endpoint) String() string {
 	if len(e.Ifaces) > 0 {
 		fmt.Fprintf(&b, " interface %s", strings.Join(e.Ifaces, ","))
 	}
+	if len(e.Shared) > 0 {
+		fmt.Fprintf(&b, " behind %s", strings.Join(e.Shared, ","))
+	}
 	for _, a := range e.Addrs {
 		fmt.Fprintf(&b, " %s", a)
 	}

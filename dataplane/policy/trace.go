@@ -146,7 +146,9 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 func (t *tracer) take() {
 	switch h := t.node; {
 	case h.from != nil:
-		t.fromWorkload(h.from)
+		if t.fromWorkload(h.from); !h.from.behind(h.in) { // only its address says so: that must open no way round host policy
+			t.host(Normal, Ingress, h.in)
+		}
 	case h.strangeIn && !t.discovery():
 		t.refuseUnknown(Egress, h.in)
 	default:
@@ -157,6 +159,11 @@ func (t *tracer) take() {
 // discovery tells whether the packet is one of IPv6 neighbour discovery between a workload and its host.
 func (t *tracer) discovery() bool {
 	return t.flow.Proto == ProtoICMPv6 && t.flow.Src.Is6() && slices.Contains(NeighbourDiscovery, t.flow.ICMPType)
+}
+
+// behind tells whether an interface is one that the workload is behind; "" is the one that it uses, whose name nobody knows.
+func (e *Endpoint) behind(iface string) bool {
+	return iface == "" || slices.Contains(e.Ifaces, iface) || slices.Contains(e.Shared, iface)
 }
 
 // forward is what a node does to a packet that passes.
@@ -189,6 +196,8 @@ func (t *tracer) leave() {
 	case t.out.Verdict == Deny:
 	case h.to != nil:
 		t.note(h.to.Ref, Ingress, Allow, "a host may always reach its own workloads")
+	case h.strangeOut:
+		t.note(v3.Ref{}, Egress, Allow, "a host may always reach its own workloads, and interface "+h.out+" is one's by its name")
 	default:
 		t.host(Normal, Egress, h.out)
 	}

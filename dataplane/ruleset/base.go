@@ -79,9 +79,9 @@ func (c *compiler) forwarding() {
 func (c *compiler) local() {
 	c.base("from-workload-to-host", "input", priorityFrom, c.ended(), []Rule{established, discoveryRule()},
 		c.lookups("from-workload", KeyIIFName, saddrs))
-	c.base("to-host", "input", priorityTo, []Rule{established}, workloads(KeyIIFName, saddrs, Verdict{Goto, "workload-to-host"}),
+	c.base("to-host", "input", priorityTo, []Rule{established}, c.fromWorkloads(),
 		c.marked(c.marksIn()), c.hostLookups("to-host", KeyIIFName))
-	toWorkload := workloads(KeyOIFName, daddrs, Verdict{Kind: Accept})
+	toWorkload := c.toWorkloads()
 	dnat := Match{Key: KeyCTStatus, Elem: Elem{Num: CTStatusDNAT}}
 	accept := func(m Match) []Rule { return []Rule{{Matches: []Match{m}, Verdict: Verdict{Kind: Accept}}} }
 	if !c.guarded["from-host"] {
@@ -174,12 +174,39 @@ func (c *compiler) lookups(name string, iface Key, addr func(*family) Key) []Rul
 	return out
 }
 
-// workloads says what becomes of packets between the host and its own workloads.
-func workloads(iface Key, addr func(*family) Key, v Verdict) []Rule {
-	out := []Rule{{Matches: []Match{{Key: iface, Set: "workload-iface"}}, Verdict: v}}
+// fromWorkloads leads packets from local workloads to what becomes of them at their host. Where only the address says that one is
+// from a workload, what that allows still meets the policy of the host: an address is easily written.
+func (c *compiler) fromWorkloads() []Rule {
+	to := Verdict{Goto, "workload-to-host"}
+	out := []Rule{{Matches: []Match{{Key: KeyIIFName, Set: "workload-iface"}}, Verdict: to}}
 	for i := range families {
 		f := &families[i]
-		out = append(out, Rule{Matches: []Match{{Key: addr(f), Set: "workload" + f.digit}}, Verdict: v})
+		if name := "workload-shared" + f.digit; c.sets[name] != nil {
+			out = append(out, Rule{Matches: []Match{{Key: f.iifSAddr, Set: name}}, Verdict: to})
+		}
+	}
+	if c.settings.EndpointToHost != policy.Deny {
+		return out
+	}
+	for i := range families {
+		f := &families[i]
+		out = append(out, Rule{Matches: []Match{{Key: f.saddr, Set: "workload" + f.digit}}, Verdict: to})
+	}
+	return out
+}
+
+// toWorkloads lets a host reach its own workloads, and whatever is behind an interface that is one's by its name (contract §4.4).
+func (c *compiler) toWorkloads() []Rule {
+	accept := func(m Match) Rule { return Rule{Matches: []Match{m}, Verdict: Verdict{Kind: Accept}} }
+	out := []Rule{accept(Match{Key: KeyOIFName, Set: "workload-iface"})}
+	for i := range families {
+		f := &families[i]
+		out = append(out, accept(Match{Key: f.daddr, Set: "workload" + f.digit}))
+	}
+	for _, p := range c.settings.Prefixes {
+		if p != "" {
+			out = append(out, accept(Match{Key: KeyOIFName, Elem: Elem{Iface: p + "*"}}))
+		}
 	}
 	return out
 }

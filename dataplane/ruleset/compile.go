@@ -289,6 +289,12 @@ func (c *compiler) whereabouts(e *policy.Endpoint) {
 			add("workload-source"+f.digit, f.ifaceAddr, Elem{Iface: iface, From: a, To: a})
 		}
 	}
+	for _, iface := range e.Shared {
+		for _, a := range e.Addrs {
+			f := familyOf(a)
+			add("workload-shared"+f.digit, f.ifaceAddr, Elem{Iface: iface, From: a, To: a})
+		}
+	}
 	for _, a := range e.Addrs {
 		add("workload"+digit(a), familyOf(a).addr, Elem{From: a, To: a})
 	}

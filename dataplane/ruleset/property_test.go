@@ -54,7 +54,9 @@ func TestTwoMinds(t *testing.T) {
 		whole := indexOf("", o, objs).Plan()
 		nodes := map[string]*interpreter{}
 		for _, n := range nodesOf(whole) {
-			nodes[n] = newInterpreter(ruleset.Compile(indexOf(n, o, objs).Plan(), ruleset.Options{}))
+			x := indexOf(n, o, objs)
+			x.SetInterfaces(interfacesOf(whole, n))
+			nodes[n] = newInterpreter(ruleset.Compile(x.Plan(), ruleset.Options{}))
 		}
 		for range flowsPerCluster {
 			f := scenario.AnyJourney(t, whole)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 	"github.com/tierwall/tierwall/test/scenario"
@@ -65,6 +66,7 @@ func TestScenarioVerdicts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			x.SetInterfaces(interfacesOf(whole, n))
 			nodes[n] = newInterpreter(ruleset.Compile(x.Plan(), ruleset.Options{}))
 		}
 		for _, f := range s.Flows {
@@ -89,6 +91,24 @@ func nodesOf(p *policy.Plan) (names []string) {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+// interfacesOf a node are those of which the objects speak and, as an agent finds them, one to each other workload.
+func interfacesOf(p *policy.Plan, node string) (out []policy.Iface) {
+	for _, h := range p.Hosts {
+		if h.Name == node {
+			out = slices.Clone(h.Ifaces)
+		}
+	}
+	for _, e := range p.Endpoints {
+		if e.Node == node && !e.Host() && len(e.Ifaces) == 0 {
+			out = append(out, policy.Iface{Name: nameless(e.Ref), Peers: e.Addrs})
+		}
+	}
+	return out
+}
+
+// nameless is the interface of a workload of which no object gives the name.
+func nameless(ref v3.Ref) string { return "pod-" + ref.Namespace + "." + ref.Name }
 
 // send leads a flow's first packet through the hooks of the nodes on its way, as Linux would, and gives what becomes of it.
 func send(p *policy.Plan, nodes map[string]*interpreter, f policy.Flow) policy.Action {
@@ -157,6 +177,14 @@ func (r *route) leave(node string) {
 // all is the nodes one after the other.
 func (r *route) all(p *policy.Plan, f policy.Flow) bool {
 	last := r.src.node
+	if onLink := f.Dst.IsMulticast() || f.Dst.IsLinkLocalUnicast() || f.Dst.String() == "255.255.255.255"; onLink {
+		switch {
+		case f.Via != "" && f.InIface != "":
+			return r.input(f.Via, f.InIface)
+		case r.src.workload:
+			return r.input(r.src.node, r.src.iface)
+		}
+	}
 	given := func(node, iface string, atEnd bool) string {
 		if f.Via == node || f.Via == "" && atEnd {
 			return iface
@@ -278,7 +306,7 @@ type end struct {
 
 func whereIs(p *policy.Plan, a netip.Addr) end {
 	if e := p.Workload(a); e != nil {
-		iface := "pod-" + e.Ref.Namespace + "." + e.Ref.Name // a name that nobody knows
+		iface := nameless(e.Ref)
 		if len(e.Ifaces) > 0 {
 			iface = e.Ifaces[0]
 		}
