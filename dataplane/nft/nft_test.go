@@ -199,6 +199,7 @@ func everyRule() *ruleset.Table {
 		{Name: "m6", Type: ruleset.TypeIPv6, Entries: []ruleset.Entry{{Key: one(a6), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}, {Key: one(b6), Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}},
 		{Name: "mi", Type: ruleset.TypeIface, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
 		{Name: "mia", Type: ruleset.TypeIfaceIPv4, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0", From: a4, To: a4}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
+		{Name: "mia6", Type: ruleset.TypeIfaceIPv6, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0", From: a6, To: a6}, Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}}},
 	}}
 	proto := func(n uint32) ruleset.Match {
 		return ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: n}}
@@ -280,6 +281,8 @@ func everyRule() *ruleset.Table {
 			Log: &ruleset.LogStmt{Prefix: "p"}, Mark: &ruleset.SetMark{Set: 3}, VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIPSAddr, Map: "mia"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIPSAddr, Map: "m4"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIP6DAddr, Map: "m6"}},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIPSAddr, Map: "mia"}},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIP6SAddr, Map: "mia6"}, Counter: true},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "mi"}, Matches: []ruleset.Match{{Key: ruleset.KeyIIFName, Not: true, Elem: ruleset.Elem{Iface: "lo"}}}},
 		ruleset.Rule{ID: ruleset.RuleID(strings.Repeat("x", 127)), Verdict: ruleset.Verdict{Kind: ruleset.Reject}},
 	)
