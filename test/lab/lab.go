@@ -15,6 +15,7 @@ type Cluster struct {
 	Nodes     []Node
 	Workloads []Workload
 	Outside   []netip.Addr // of nobody in the cluster
+	Beyond    []netip.Addr // the same, apart from Outside: packets between the two pass the fabric
 }
 
 // Node is a host with its uplinks; the first is where packets for elsewhere go.
@@ -35,27 +36,30 @@ type Workload struct {
 	Node  string
 	Iface string // the node's end of its link; "" for Calico's name of it
 	Addrs []netip.Addr
+	// Claims are addresses that it has as well, though nobody knows: they are another's, or nobody's.
+	Claims []netip.Addr
 }
 
 // Lab is a Cluster that has been built: a fabric to which the nodes and the outside are linked, and on each node its
 // workloads.
 type Lab struct {
-	fabric, outside *namespace
-	nodes           map[string]*namespace
-	index           map[string]int            // of nodes
-	uplinks         map[string][]string       // of nodes: their names
-	home            map[*namespace]string     // the node that a node's or a workload's namespace is of
-	behind          map[ifaceAt]*namespace    // the workload behind an interface
-	owner           map[netip.Addr]*namespace // who has an address
-	all             []*namespace
-	agents          []*agent
-	sent            bool // something, so that nodes may remember connections
+	fabric  *namespace
+	nodes   map[string]*namespace
+	index   map[string]int            // of nodes
+	uplinks map[string][]string       // of nodes: their names
+	home    map[*namespace]string     // the node that a node's or a workload's namespace is of
+	outside map[*namespace]string     // the fabric's port to it
+	behind  map[ifaceAt]*namespace    // the workload behind an interface
+	owner   map[netip.Addr]*namespace // who has an address
+	all     []*namespace
+	agents  []*agent
+	sent    bool // something, so that nodes may remember connections
 }
 
 // Build makes the namespaces, links, addresses and routes.
 func Build(c Cluster) (*Lab, error) {
 	l := &Lab{nodes: map[string]*namespace{}, index: map[string]int{}, uplinks: map[string][]string{}, home: map[*namespace]string{},
-		behind: map[ifaceAt]*namespace{}, owner: map[netip.Addr]*namespace{}}
+		outside: map[*namespace]string{}, behind: map[ifaceAt]*namespace{}, owner: map[netip.Addr]*namespace{}}
 	if err := l.build(c); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -80,7 +84,10 @@ func (l *Lab) build(c Cluster) (err error) {
 			return err
 		}
 	}
-	return l.outsiders(c.Outside)
+	if err := l.outsiders("outside", c.Outside); err != nil {
+		return err
+	}
+	return l.outsiders("beyond", c.Beyond)
 }
 
 func (l *Lab) namespace(name string) (*namespace, error) {
@@ -145,7 +152,7 @@ func (l *Lab) workload(node int, w Workload) error {
 	if err := workloadLinks.join(host, iface, ns, "eth0"); err != nil {
 		return err
 	}
-	if err := ns.own("eth0", w.Addrs); err != nil {
+	if err := ns.own("eth0", slices.Concat(w.Addrs, w.Claims)); err != nil {
 		return err
 	}
 	if err := workloadLinks.uplink(ns, "eth0", 0); err != nil {
@@ -170,23 +177,25 @@ func ifaceOf(workload string) string {
 	return "cali" + hex.EncodeToString(sum[:])[:11]
 }
 
-func (l *Lab) outsiders(addrs []netip.Addr) (err error) {
-	if l.outside, err = l.namespace("outside"); err != nil {
+func (l *Lab) outsiders(name string, addrs []netip.Addr) error {
+	ns, err := l.namespace(name)
+	if err != nil {
 		return err
 	}
-	if err := fabricLinks.join(l.fabric, "outside", l.outside, "eth0"); err != nil {
+	l.outside[ns] = name
+	if err := fabricLinks.join(l.fabric, name, ns, "eth0"); err != nil {
 		return err
 	}
-	if err := l.outside.own("eth0", addrs); err != nil {
+	if err := ns.own("eth0", addrs); err != nil {
 		return err
 	}
 	for _, a := range addrs {
-		l.owner[a] = l.outside
-		if err := fabricLinks.toFar(l.fabric, "outside", a); err != nil {
+		l.owner[a] = ns
+		if err := fabricLinks.toFar(l.fabric, name, a); err != nil {
 			return err
 		}
 	}
-	return fabricLinks.uplink(l.outside, "eth0", 0)
+	return fabricLinks.uplink(ns, "eth0", 0)
 }
 
 // Nodes are the names of the nodes, sorted.

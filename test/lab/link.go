@@ -130,6 +130,9 @@ func (e ends) uplink(n *namespace, iface string, table int) error {
 	return n.route(iface, netip.MustParsePrefix("::/0"), e.near6, table)
 }
 
+// turned is the link as seen from its other end.
+func (e ends) turned() ends { return ends{e.far4, e.near4, e.far6, e.near6} }
+
 // toFar gives the route to an address that is behind the far end of a link.
 func (e ends) toFar(n *namespace, iface string, a netip.Addr) error {
 	via := e.far4

@@ -8,13 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
@@ -122,6 +119,11 @@ func text(f policy.Flow) string {
 	return fmt.Sprintf("%s from %s to %s port %d", policy.ProtoName(f.Proto), f.Src, f.Dst, f.DstPort)
 }
 
+type listener struct {
+	ns *namespace
+	at server
+}
+
 // sending is one wave of a Send: its listeners, and what they have seen.
 type sending struct {
 	lab      *Lab
@@ -131,13 +133,13 @@ type sending struct {
 	arrived  []*sync.Once    // of flow i
 	seen     []chan struct{} // closed when flow i has arrived
 	answered []chan struct{} // closed when the answer to flow i has come back
-	servers  map[server]bool
+	servers  map[listener]bool
 	closers  []func() error
 	readers  sync.WaitGroup
 }
 
 func newSending(l *Lab, flows []policy.Flow, wait time.Duration) *sending {
-	s := &sending{lab: l, wait: wait, base: rand.Uint32N(1 << 30), tcp: map[conn]int{}, servers: map[server]bool{}}
+	s := &sending{lab: l, wait: wait, base: rand.Uint32N(1 << 30), tcp: map[conn]int{}, servers: map[listener]bool{}}
 	for i, f := range flows {
 		s.arrived = append(s.arrived, &sync.Once{})
 		s.seen = append(s.seen, make(chan struct{}))
@@ -185,7 +187,7 @@ func (s *sending) byConnection(segment []byte, from, to netip.Addr) int {
 // serve listens where a flow goes to. Over TCP it listens twice: for connections, and for the packets that ask for one, so
 // that a packet that was stopped is told from an answer that was.
 func (s *sending) serve(f policy.Flow) error {
-	ns, err := s.lab.ownerOf(f.Dst)
+	ns, err := s.lab.receiver(f)
 	if err != nil {
 		return err
 	}
@@ -201,10 +203,10 @@ func (s *sending) serve(f policy.Flow) error {
 }
 
 func (s *sending) once(ns *namespace, at server, listen func(server) error) error {
-	if s.servers[at] {
+	if s.servers[listener{ns, at}] {
 		return nil
 	}
-	s.servers[at] = true
+	s.servers[listener{ns, at}] = true
 	return ns.do(func() error { return listen(at) })
 }
 
@@ -293,7 +295,11 @@ func (s *sending) one(ctx context.Context, i int, f policy.Flow) (Observation, e
 		control = claimAddress
 	}
 	if f.Proto == policy.ProtoTCP {
-		return s.connect(ctx, ns, i, f, control)
+		o, err := s.connect(ctx, ns, i, f, control)
+		if lies && o == Unanswered {
+			o = Arrived // the answer is for whose address it is
+		}
+		return o, err
 	}
 	var c net.Conn
 	if err := ns.do(func() (err error) { c, err = dial(f, control); return err }); err != nil {
@@ -354,41 +360,6 @@ func receive(c net.Conn, b []byte) (n int, err error) {
 		return n, err
 	}
 	return c.Read(b)
-}
-
-// control sets options of a socket before it is bound.
-type control func(network, address string, raw syscall.RawConn) error
-
-func dial(f policy.Flow, set control) (net.Conn, error) {
-	to := original(f)
-	if f.Proto == policy.ProtoUDP {
-		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.Src, f.SrcPort)), Control: set}
-		return d.Dial("udp", netip.AddrPortFrom(to.Dst, to.DstPort).String())
-	}
-	d := net.Dialer{LocalAddr: &net.IPAddr{IP: f.Src.AsSlice()}, Control: set}
-	return d.Dial(rawNetwork(f.Src, f.Proto), to.Dst.String())
-}
-
-// shareAddress lets several flows have one source port at a time.
-func shareAddress(_, _ string, raw syscall.RawConn) error {
-	return setOption(raw, unix.SOL_SOCKET, unix.SO_REUSEADDR)
-}
-
-// claimAddress lets a flow have a source address that its sender has not.
-func claimAddress(network, address string, raw syscall.RawConn) error {
-	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
-	if at, err := netip.ParseAddrPort(address); strings.Contains(network, "6") || err == nil && at.Addr().Is6() {
-		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
-	}
-	return errors.Join(shareAddress(network, address, raw), setOption(raw, level, option))
-}
-
-func setOption(raw syscall.RawConn, level, option int) error {
-	var err error
-	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }); cerr != nil {
-		return cerr
-	}
-	return err
 }
 
 // connect makes a TCP connection, and resets it so that its ports are free again at once.

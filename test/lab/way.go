@@ -60,11 +60,10 @@ type site struct {
 }
 
 func (l *Lab) siteOf(ns *namespace) site {
-	node, ok := l.home[ns]
-	if !ok {
-		return site{ports: []string{"outside"}}
+	if port, ok := l.outside[ns]; ok {
+		return site{ports: []string{port}}
 	}
-	return site{node, l.portsOf(node)}
+	return site{l.home[ns], l.portsOf(l.home[ns])}
 }
 
 func (l *Lab) portsOf(node string) (ports []string) {
@@ -92,6 +91,19 @@ func (l *Lab) sender(f policy.Flow) (ns *namespace, lies bool, err error) {
 	return owner, false, nil
 }
 
+// receiver is to whom a flow comes: who is behind the interface by which it is to go out where that is a workload's, else who has
+// its destination.
+func (l *Lab) receiver(f policy.Flow) (*namespace, error) {
+	node := f.Via
+	if from := l.owner[f.Src]; node == "" && from != nil {
+		node = l.home[from]
+	}
+	if behind := l.behind[ifaceAt{node, f.OutIface}]; behind != nil {
+		return behind, nil
+	}
+	return l.ownerOf(f.Dst)
+}
+
 func (l *Lab) ownerOf(a netip.Addr) (*namespace, error) {
 	ns := l.owner[a]
 	if ns == nil {
@@ -100,22 +112,25 @@ func (l *Lab) ownerOf(a netip.Addr) (*namespace, error) {
 	return ns, nil
 }
 
-// errNoWay says that a flow names an interface that the lab cannot lead it over.
+// errNoWay says that the lab cannot lead a flow as it says, or that it would pass no node: both its ends are the same outsider's.
 var errNoWay = errors.New("no such way")
 
 // steer leads a flow the way that it names, by nodes and interfaces, where its destination alone would not; and its answers back
 // the same way.
 func (l *Lab) steer(f policy.Flow) error {
-	if !f.OrigDst.IsValid() && f.Via == "" && f.InIface == "" && f.OutIface == "" {
-		return nil
-	}
 	sender, _, err := l.sender(f)
 	if err != nil {
 		return err
 	}
-	to, err := l.ownerOf(f.Dst)
+	to, err := l.receiver(f)
 	if err != nil {
 		return err
+	}
+	if sender == to && l.outside[to] != "" {
+		return errNoWay
+	}
+	if !f.OrigDst.IsValid() && f.Via == "" && f.InIface == "" && f.OutIface == "" {
+		return nil
 	}
 	begin, end := l.siteOf(sender), l.siteOf(to)
 	through := f.Via
@@ -137,8 +152,8 @@ func (l *Lab) steer(f policy.Flow) error {
 func (l *Lab) steerIn(f policy.Flow, begin site, node string) error {
 	at := slices.Index(l.uplinks[node], f.InIface)
 	switch {
-	case node == begin.node:
-		return nil // over its own link, or from the host itself
+	case node == "", node == begin.node:
+		return nil // to nobody's node; over its own link, or from the host itself
 	case f.InIface == "":
 		at = 0
 	case at < 0:
@@ -147,17 +162,21 @@ func (l *Lab) steerIn(f policy.Flow, begin site, node string) error {
 	return l.lead(original(f), begin, node, at)
 }
 
-// steerOut has a node send a flow by one of its uplinks.
+// steerOut has a node send a flow by one of its interfaces.
 func (l *Lab) steerOut(f policy.Flow, node string) error {
-	if f.OutIface == "" || f.OutIface == "lo" || l.behind[ifaceAt{node, f.OutIface}] != nil {
-		return nil
-	}
-	at := slices.Index(l.uplinks[node], f.OutIface)
-	if at < 0 {
+	behind, links, table := l.behind[ifaceAt{node, f.OutIface}], fabricLinks, 0
+	switch at := slices.Index(l.uplinks[node], f.OutIface); {
+	case f.OutIface == "", f.OutIface == "lo", behind != nil && behind == l.owner[f.Dst]:
+		return nil // it goes there by itself
+	case at >= 0:
+		table = 200 + at
+	case behind != nil:
+		table, links = 300+slices.Index(l.all, behind), workloadLinks.turned()
+	default:
 		return fmt.Errorf("%w: %s has no interface %s", errNoWay, node, f.OutIface)
 	}
-	ns, table := l.nodes[node], 200+at
-	if err := fabricLinks.uplink(ns, f.OutIface, table); err != nil {
+	ns := l.nodes[node]
+	if err := links.uplink(ns, f.OutIface, table); err != nil {
 		return err
 	}
 	return ns.routeBy(f, "", table)
@@ -169,13 +188,8 @@ func (l *Lab) lead(f policy.Flow, from site, node string, uplink int) error {
 		return fmt.Errorf("%w: the lab has no node %q", errNoWay, node)
 	}
 	port, table := fabricPort(l.index[node], uplink), 1000+16*l.index[node]+uplink
-	for _, d := range []struct {
-		all string
-		via netip.Addr
-	}{{"0.0.0.0/0", fabricLinks.far4}, {"::/0", fabricLinks.far6}} {
-		if err := l.fabric.route(port, netip.MustParsePrefix(d.all), d.via, table); err != nil {
-			return err
-		}
+	if err := fabricLinks.turned().uplink(l.fabric, port, table); err != nil {
+		return err
 	}
 	for _, p := range from.ports {
 		if err := l.fabric.routeBy(f, p, table); err != nil {

@@ -56,6 +56,9 @@ func TestBadInput(t *testing.T) {
 		{[]string{"-f", good, "--flows", file("f1", "\n{\n")}, "f1:2: not a flow"},
 		{[]string{"-f", good, "--flows", file("f2", `{"from":"a/three","to":"a/two","port":80}`)}, "f2:1: from"},
 		{[]string{"-f", good, "--flows", file("f3", `{"from":"a/one","to":"a/two"}`)}, "f3:1: port"},
+		{[]string{"-f", good, "--flows", file("f4", `{"from":"a/one","to":"a/two","port":80,"expect":"allowed"}`)}, `f4:1: expect: "allowed" is neither`},
+		{[]string{"-f", good, "--flows", file("f5", `{"from":"a/one","to":"a/two","port":80,"expect":true}`)}, `f5:1: expect: true is neither`},
+		{[]string{"-f", good, "--flows", flow, "--setup", filepath.Join(dir, "none")}, "reading the setup"},
 		{[]string{"-f", good, "--flows", flow, "--tierctl", filepath.Join(dir, "none")}, "tierctl trace"},
 	} {
 		if noNamespaces != nil && !strings.HasPrefix(c.want, "usage") {
@@ -151,6 +154,35 @@ func TestPrint(t *testing.T) {
 	}
 }
 
+// What a flow expects is its answer: Deny has come true when nobody is answered. What was not sent has not come true.
+func TestDifferences(t *testing.T) {
+	untracked, failsafe := `[{"stage":"untracked","action":"Allow"}]`, `[{"stage":"preDNAT","action":"Allow"},{"action":"Allow"}]`
+	for _, c := range []struct {
+		trace, steps string
+		expect, seen lab.Observation
+		want         string
+	}{
+		{"Allow", failsafe, lab.Arrived, lab.Arrived, ""},
+		{"Deny", failsafe, lab.Lost, lab.Lost, ""},
+		{"Allow", failsafe, lab.Lost, lab.Arrived, "it expects Deny"},
+		{"Deny", failsafe, lab.Arrived, lab.Lost, "it expects Allow"},
+		{"Deny", failsafe, lab.Arrived, lab.Arrived, "trace says Deny"},
+		{"Allow", failsafe, lab.Arrived, lab.Lost, "trace says Allow, it expects Allow"},
+		{"Allow", failsafe, lab.Lost, lab.Unanswered, "trace says Allow"},
+		{"Allow", untracked, lab.Lost, lab.Unanswered, ""},
+		{"Allow", untracked, lab.Arrived, lab.Unanswered, "it expects Allow"},
+		{"Deny", untracked, lab.Lost, lab.Unanswered, "trace says Deny"},
+		{"Allow", failsafe, lab.Arrived, lab.Unsent, "it expects Allow"},
+		{"Allow", failsafe, lab.Lost, lab.Unsent, "it expects Deny"},
+	} {
+		r := &replay{expects: map[int]lab.Observation{0: c.expect},
+			verdicts: []map[string]json.RawMessage{{"verdict": json.RawMessage(`"` + c.trace + `"`), "steps": json.RawMessage(c.steps)}}}
+		if have := strings.Join(r.differences(0, c.seen), ", "); have != c.want {
+			t.Errorf("%+v: %q", c, have)
+		}
+	}
+}
+
 // A run that is interrupted says that alone, and leaves nothing.
 func TestInterrupted(t *testing.T) {
 	needNamespaces(t)
@@ -173,6 +205,122 @@ func TestInterrupted(t *testing.T) {
 		left, err := filepath.Glob(filepath.Join(os.TempDir(), "tierwall-*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+}
+
+// judged is a replay of flows with a setup in a cluster of two pods, and the lines that it prints.
+func judged(t *testing.T, objects, flows, setup string) (lines []string, errs string, err error) {
+	t.Helper()
+	needNamespaces(t)
+	dir := t.TempDir()
+	r := &replay{files: files{"-"}, in: strings.NewReader(objects), action: "Accept", tierctl: buildTierctl(t), say: t.Logf,
+		flows: filepath.Join(dir, "flows"), setup: filepath.Join(dir, "setup")}
+	fatal(t, os.WriteFile(r.flows, []byte(flows), 0o600))
+	fatal(t, os.WriteFile(r.setup, []byte(setup), 0o600))
+	var out, complaints bytes.Buffer
+	err = r.run(t.Context(), &out, &complaints)
+	return strings.Split(strings.TrimSpace(out.String()), "\n"), complaints.String(), err
+}
+
+const nodes = `
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
+`
+
+// The setup is done before anything is sent, on the nodes that it names: what it translates arrives, and what it drops does not,
+// which trace cannot know.
+func TestSetup(t *testing.T) {
+	lines, errs, err := judged(t, objects+nodes, `{"from":"a/one","to":"a/two","port":80,"origTo":"10.96.0.1","origPort":8080,"expect":"Allow"}
+{"from":"n2","to":"a/one","port":80,"origTo":"10.96.0.1","origPort":8080,"expect":"Deny"}
+{"from":"a/one","to":"a/two","port":81,"expect":"Deny"}
+{"from":"a/two","to":"a/one","port":81,"expect":"Allow"}
+`, `
+# a service, of n1 alone
+n1: nft 'table ip nat { chain in { type nat hook prerouting priority dstnat; ip daddr 10.96.0.1 tcp dport 8080 dnat to 10.0.1.1:80; }; }'
+ n2 :  nft add table ip firewall && nft 'add chain ip firewall forward { type filter hook forward priority 0; }'
+n2: nft add rule ip firewall forward tcp dport 81 ip daddr 10.0.1.1 drop
+`)
+	var d differs
+	if !errors.As(err, &d) || d != 2 {
+		t.Errorf("%v\n%s", err, errs)
+	}
+	for i, want := range []string{"Allow", "Deny", "Deny", "Allow"} { // which is what they expect, too
+		if i >= len(lines) || !strings.Contains(lines[i], `"observed":"`+want+`"`) || !strings.Contains(lines[i], `"expect":"`+want+`"`) {
+			t.Errorf("flow %d: want %s in %v", i, want, lines)
+		}
+	}
+	for _, want := range []string{"flow 1 ", "flow 2 ", "trace says Allow, seen Deny"} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("want %q in\n%s", want, errs)
+		}
+	}
+}
+
+// A setup that cannot be read or done ends the run, with its line.
+func TestBadSetup(t *testing.T) {
+	for _, c := range []struct{ setup, want string }{
+		{"n1 true\n", `setup:1: "n1 true" is not NODE: COMMAND`},
+		{"\n# n1: true\nn1:\n", `setup:3: "n1:" is not NODE: COMMAND`},
+		{"n1: true\nn3: true\n", `setup:2: no object is on node "n3"`},
+		{"n1: true\nn2: echo why; exit 3\nn1: true\n", "setup:2: on node n2: echo why; exit 3: exit status 3\nwhy"},
+	} {
+		lines, _, err := judged(t, objects+nodes, `{"from":"a/one","to":"a/two","port":80}`, c.setup)
+		if d := differs(0); err == nil || errors.As(err, &d) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.setup, err, c.want)
+		}
+		if lines[0] != "" {
+			t.Errorf("%q: %v", c.setup, lines)
+		}
+	}
+}
+
+const untracked = nodes + `
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: n1, labels: {role: node}}
+spec: {node: n1, interfaceName: eth0, expectedIPs: [192.0.2.1]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: early}
+spec:
+  doNotTrack: true
+  applyOnForward: true
+  selector: role == 'node'
+  ingress:
+  - {action: Allow, protocol: UDP, destination: {ports: [53, 54]}}
+  egress:
+  - {action: Allow, protocol: UDP, source: {ports: [54]}}
+`
+
+// An untracked packet whose answer is refused has arrived, as trace says; who expects that it works is told that it does not.
+func TestUntrackedAnswers(t *testing.T) {
+	lines, errs, err := judged(t, objects+untracked, `{"from":"n2","to":"n1","protocol":"UDP","port":53}
+{"from":"n2","to":"n1","protocol":"UDP","port":53,"expect":"Deny"}
+{"from":"n2","to":"n1","protocol":"UDP","port":53,"expect":"Allow"}
+{"from":"n2","to":"n1","protocol":"UDP","port":54,"expect":"Allow"}
+`, "")
+	var d differs
+	if !errors.As(err, &d) || d != 1 || !strings.Contains(errs, "flow 2 ") || !strings.Contains(errs, ": it expects Allow, seen Unanswered") {
+		t.Errorf("%v\n%s", err, errs)
+	}
+	for i, unanswered := range []bool{true, true, true, false} {
+		if i >= len(lines) || strings.Contains(lines[i], `"answered":false`) != unanswered || !strings.Contains(lines[i], `"observed":"Allow"`) {
+			t.Errorf("flow %d: answered is %v in %v", i, !unanswered, lines)
 		}
 	}
 }
