@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
@@ -43,17 +44,18 @@ type Workload struct {
 // Lab is a Cluster that has been built: a fabric to which the nodes and the outside are linked, and on each node its
 // workloads.
 type Lab struct {
-	fabric  *namespace
-	nodes   map[string]*namespace
-	index   map[string]int            // of nodes
-	uplinks map[string][]string       // of nodes: their names
-	home    map[*namespace]string     // the node that a node's or a workload's namespace is of
-	outside map[*namespace]string     // the fabric's port to it
-	behind  map[ifaceAt]*namespace    // the workload behind an interface
-	owner   map[netip.Addr]*namespace // who has an address
-	all     []*namespace
-	agents  []*agent
-	sent    bool // something, so that nodes may remember connections
+	fabric   *namespace
+	nodes    map[string]*namespace
+	index    map[string]int            // of nodes
+	uplinks  map[string][]string       // of nodes: their names
+	home     map[*namespace]string     // the node that a node's or a workload's namespace is of
+	outside  map[*namespace]string     // the fabric's port to it
+	outsider *namespace                // the first of them
+	behind   map[ifaceAt]*namespace    // the workload behind an interface
+	owner    map[netip.Addr]*namespace // who has an address
+	all      []*namespace
+	agents   []*agent
+	sent     bool // something, so that nodes may remember connections
 }
 
 // Build makes the namespaces, links, addresses and routes.
@@ -182,7 +184,7 @@ func (l *Lab) outsiders(name string, addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	l.outside[ns] = name
+	l.outside[ns], l.outsider = name, cmp.Or(l.outsider, ns)
 	if err := fabricLinks.join(l.fabric, name, ns, "eth0"); err != nil {
 		return err
 	}

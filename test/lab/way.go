@@ -74,8 +74,8 @@ func (l *Lab) portsOf(node string) (ports []string) {
 	return ports
 }
 
-// sender is who sends a flow: who is behind the interface by which it comes in where that is a workload's, else who has its
-// source. lies tells whether it sends from an address that is not its own.
+// sender is who sends a flow: who is behind the interface by which it comes in where that is a workload's, an outsider where it
+// comes to a node from elsewhere with an address of that node, else who has its source. lies tells whether it sends from an address that is not its own.
 func (l *Lab) sender(f policy.Flow) (ns *namespace, lies bool, err error) {
 	owner, err := l.ownerOf(f.Src)
 	if err != nil {
@@ -87,6 +87,9 @@ func (l *Lab) sender(f policy.Flow) (ns *namespace, lies bool, err error) {
 	}
 	if behind := l.behind[ifaceAt{node, f.InIface}]; behind != nil {
 		return behind, behind != owner, nil
+	}
+	if l.home[owner] == node && slices.Contains(l.uplinks[node], f.InIface) {
+		return l.outsider, true, nil
 	}
 	return owner, false, nil
 }

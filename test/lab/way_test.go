@@ -66,6 +66,7 @@ var crossing = map[string][]struct {
 		{"n3 x eth0", way("10.0.0.1", "198.51.100.2", policy.Flow{Via: "n3", InIface: "x"})},
 		{"n3 x eth0", way("fd00::1", "2001:db8:a::1", policy.Flow{Via: "n3", InIface: "x"})},
 		{"n1 one eth0", way("198.51.100.1", "10.0.1.1", policy.Flow{Via: "n1", InIface: "one"})},
+		{"n1 eth0 eth1", way("10.0.0.1", "198.51.100.2", policy.Flow{Via: "n1", InIface: "eth0", OutIface: "eth1"})}, // an outsider's lie
 		{"n3 eth0 x", way("198.51.100.1", "203.0.113.9", policy.Flow{Via: "n3", OutIface: "x"})},
 	},
 }

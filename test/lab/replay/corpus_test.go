@@ -150,7 +150,8 @@ func translation(b *strings.Builder, f policy.Flow) {
 			family, f.Src, family, f.OrigDst, proto, f.SrcPort, proto, f.OrigDstPort, family, netip.AddrPortFrom(f.Dst, f.DstPort))
 	}
 	if f.Masquerade.IsValid() {
-		fmt.Fprintf(b, "%s: nft add rule inet nat out %s saddr %s %s sport %d snat %s to %s\n", f.NATNode, family, f.Src, proto, f.SrcPort, family, f.Masquerade)
+		fmt.Fprintf(b, "%s: nft add rule inet nat out %s saddr %s %s sport %d snat %s to %s\n", f.NATNode,
+			family, f.Src, proto, f.SrcPort, family, f.Masquerade)
 	}
 }
 

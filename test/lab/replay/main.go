@@ -103,7 +103,8 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	set := flag.NewFlagSet("replay", flag.ContinueOnError)
 	set.SetOutput(errs)
 	set.Var(&r.files, "f", "`FILE` or directory of objects, or -; may be repeated")
-	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it, and with \"expect\": \"Allow\" or \"Deny\" if you like")
+	set.StringVar(&r.flows, "flows", "", "`FILE` of flows or -, one JSON object a line, as tierctl trace reads it;\n"+
+		"it may say \"expect\": \"Allow\", that it is answered, or \"Deny\", and is then held against that too")
 	set.StringVar(&r.setup, "setup", "", "`FILE` of lines NODE: COMMAND, run on the nodes before anything is sent")
 	set.StringVar(&r.tierctl, "tierctl", "bin/tierctl", "`PATH` of tierctl")
 	set.StringVar(&r.action, "default-endpoint-to-host-action", "", "`ACTION` of the agents and of trace")
@@ -151,7 +152,8 @@ func (r *replay) run(ctx context.Context, out, errs io.Writer) error {
 	if err := r.setUp(ctx, l); err != nil {
 		return err
 	}
-	r.say("%d nodes, %d workloads and %d outsiders stand after %s", len(cluster.Nodes), len(cluster.Workloads), len(cluster.Outside), time.Since(start).Round(time.Millisecond))
+	r.say("%d nodes, %d workloads and %d outsiders stand after %s", len(cluster.Nodes), len(cluster.Workloads),
+		len(cluster.Outside)+len(cluster.Beyond), time.Since(start).Round(time.Millisecond))
 	seen, err := r.send(ctx, l)
 	if err != nil {
 		return err
@@ -172,7 +174,8 @@ func (r *replay) trace(ctx context.Context, dir string) error {
 	if err := os.WriteFile(path, in.Bytes(), 0o600); err != nil {
 		return err
 	}
-	out, err := r.command(dir).Run(ctx, r.stdin, r.withFiles("trace", "--flows", path, "-o", "json", "--default-endpoint-to-host-action", r.action)...)
+	out, err := r.command(dir).Run(ctx, r.stdin, r.withFiles("trace", "--flows", path, "-o", "json",
+		"--default-endpoint-to-host-action", r.action)...)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,8 @@ func (r *replay) print(seen []lab.Observation, out, errs io.Writer) error {
 		}
 	}
 	if unsent > 0 {
-		fmt.Fprintf(errs, "replay: %d flows were not sent, for no flow begins with such a packet, nobody can have such an address, or no node has such an interface\n", unsent)
+		fmt.Fprintf(errs, "replay: %d flows were not sent, for no flow begins with such a packet, "+
+			"nobody can have such an address, or no node has such an interface\n", unsent)
 	}
 	if bad > 0 {
 		return differs(bad)
