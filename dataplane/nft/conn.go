@@ -16,6 +16,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tierwall/tierwall/dataplane/ruleset"
@@ -26,7 +27,9 @@ import (
 // filters when the Conn is closed. On an older kernel the table has no owner, and Foreign tells when somebody has touched it.
 // A Conn is for one goroutine.
 type Conn struct {
-	nl    *nftables.Conn
+	nl    *nftables.Conn // which reads
+	sock  *netlink.Conn  // the same socket, to which batches are sent
+	room  int            // for one transaction in the socket's buffer, as far as is known
 	name  string
 	flags nftables.TableFlags // of a table that Apply makes
 
@@ -34,6 +37,8 @@ type Conn struct {
 	// the generation stays, or the table is owned, it need not be read.
 	last *ruleset.Table
 	gen  uint32
+
+	fault func(call string) error // of tests; nil
 }
 
 const owned = nftables.TableFlagOwner | nftables.TableFlagPersist
@@ -47,11 +52,17 @@ var ErrOwned = errors.New("another program that is running owns the table")
 // Open connects to the nftables of the caller's network namespace. table is the name of the one table, of family inet, that
 // the Conn reads and writes.
 func Open(table string) (*Conn, error) {
-	nl, err := nftables.New(nftables.AsLasting())
+	c := &Conn{name: table, flags: owned}
+	keep := func(s *netlink.Conn) error {
+		c.sock = s
+		return capAcknowledge(s)
+	}
+	nl, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
 		return nil, fmt.Errorf("connecting to nftables: %w", err)
 	}
-	return &Conn{nl: nl, name: table, flags: owned}, nil
+	c.nl = nl
+	return c, nil
 }
 
 // Close leaves the table as it is.
@@ -171,14 +182,10 @@ func (c *Conn) state(gen uint32, flags nftables.TableFlags) (state, error) {
 }
 
 func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFlags, gen uint32) error {
-	if err := c.write(s, changes, flags); err != nil {
-		// The library keeps what is queued, and an error; this drops both and sends nothing.
-		return errors.Join(err, c.nl.Flush())
-	}
 	if s.mine {
 		gen = 0 // nobody else can have changed it: others' commits need not stop us
 	}
-	err := c.nl.FlushWithGenID(gen)
+	err := c.send(c.write(s, changes, flags, gen))
 	if err != nil && !s.settled() {
 		return fmt.Errorf("%w: %w", errMaking, err)
 	}
@@ -212,6 +219,14 @@ func kinds(t *ruleset.Table) map[string]string {
 	return out
 }
 
+// call is what tests fail instead of the kernel, before each call to it.
+func (c *Conn) call(what string) error {
+	if c.fault == nil {
+		return nil
+	}
+	return c.fault(what)
+}
+
 // Delete removes the table, if there is one.
 func (c *Conn) Delete() error {
 	t, err := c.ours()
@@ -219,8 +234,9 @@ func (c *Conn) Delete() error {
 		return err
 	}
 	c.last = nil
-	c.nl.DelTable(t)
-	if err := c.nl.Flush(); err != nil {
+	w := &writer{newBatch(0), c.name}
+	w.deleteTable()
+	if err := c.send(w.batch); err != nil {
 		return fmt.Errorf("deleting table %s: %w", c.name, err)
 	}
 	return nil

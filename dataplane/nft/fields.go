@@ -96,26 +96,38 @@ func (f field) loadInto(register uint32) expr.Any {
 }
 
 // bytes of the two ends of an element's value; they are the same when it is no range.
-func (f field) bytes(e ruleset.Elem) (from, to []byte) {
+func (f field) bytes(e ruleset.Elem) (from, to []byte) { return f.appendBytes(nil, nil, &e) }
+
+func (f field) appendBytes(from, to []byte, e *ruleset.Elem) ([]byte, []byte) {
 	switch f.value {
 	case addr:
-		return e.From.AsSlice(), e.To.AsSlice()
+		return appendAddr(from, e.From), appendAddr(to, e.To)
 	case port:
-		return binary.BigEndian.AppendUint16(nil, e.Port), binary.BigEndian.AppendUint16(nil, e.PortTo)
+		return binary.BigEndian.AppendUint16(from, e.Port), binary.BigEndian.AppendUint16(to, e.PortTo)
 	case ifname:
-		b := []byte(e.Iface)
-		if before, star := strings.CutSuffix(e.Iface, "*"); star {
-			b = []byte(before)
-		} else {
-			b = append(b, make([]byte, ifnameSize-len(b))...)
+		name, star := strings.CutSuffix(e.Iface, "*")
+		from, to = append(from, name...), append(to, name...)
+		if !star {
+			var zeros [ifnameSize]byte
+			from, to = append(from, zeros[len(name):]...), append(to, zeros[len(name):]...)
 		}
-		return b, b
+		return from, to
 	case native:
-		b := binary.NativeEndian.AppendUint32(nil, e.Num)
-		return b, b
+		return binary.NativeEndian.AppendUint32(from, e.Num), binary.NativeEndian.AppendUint32(to, e.Num)
 	}
-	b := binary.BigEndian.AppendUint32(nil, e.Num)[4-f.size:]
-	return b, b
+	for shift := 8 * (f.size - 1); shift >= 0; shift -= 8 {
+		from, to = append(from, byte(e.Num>>shift)), append(to, byte(e.Num>>shift))
+	}
+	return from, to
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		four := a.As4()
+		return append(b, four[:]...)
+	}
+	sixteen := a.As16()
+	return append(b, sixteen[:]...)
 }
 
 // elem is the opposite of bytes.
@@ -183,24 +195,31 @@ var setTypes = map[ruleset.Type]setType{
 	ruleset.TypeICMPv6:    single(nftables.TypeICMP6Type, 1, number),
 }
 
-// bytes of an element's ends. Each part of a concatenation fills whole registers of four bytes.
-func (t setType) bytes(e ruleset.Elem) (from, to []byte) {
+// appendBytes of an element's ends. Each part of a concatenation fills whole registers of four bytes.
+func (t setType) appendBytes(from, to []byte, e *ruleset.Elem) ([]byte, []byte) {
 	if len(t.parts) == 1 {
-		return t.parts[0].bytes(e)
+		return t.parts[0].appendBytes(from, to, e)
 	}
-	for _, f := range t.parts {
+	for i := range t.parts {
+		f := &t.parts[i]
 		if f.value == number {
-			e.Num = uint32(e.Proto)
+			from, to = append(from, e.Proto), append(to, e.Proto)
+		} else {
+			from, to = f.appendBytes(from, to, e)
 		}
-		a, b := f.bytes(e)
-		from, to = append(from, padded(a)...), append(to, padded(b)...)
+		from, to = padded(from), padded(to)
 	}
 	return from, to
 }
 
-func padded(b []byte) []byte { return append(b, make([]byte, (4-len(b)%4)%4)...) }
+func padded(b []byte) []byte {
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
 
-// elem is the opposite of bytes. In a set a star is no wildcard, and a name that has one is none of ours.
+// elem is the opposite of appendBytes. In a set a star is no wildcard, and a name that has one is none of ours.
 func (t setType) elem(from, to []byte) (ruleset.Elem, bool) {
 	e, ok := t.partsOf(from, to)
 	return e, ok && !strings.Contains(e.Iface, "*")
