@@ -40,6 +40,7 @@ var lines = map[string]line{
 	"test/lab/replay": {ours: []string{"controllers/store", "dataplane/policy", "test/lab"}, others: []string{""}},
 	"test/lab/wire":   {ours: []string{"dataplane/policy"}, others: []string{"github.com/vishvananda/", "golang.org/x/sys/unix"}},
 	"test/lab/demo":   {ours: []string{"dataplane/policy", "test/lab", "test/scenario"}, others: []string{""}},
+	"test/bench":      {ours: []string{"apis/v3", "dataplane/nft", "dataplane/policy", "dataplane/ruleset", "test/scenario"}, others: []string{""}},
 	"test/tally":      {},
 	"test":            {}, // this test
 }
