@@ -115,7 +115,7 @@ func (l *Lab) ownerOf(a netip.Addr) (*namespace, error) {
 	return ns, nil
 }
 
-// errNoWay says that the lab cannot lead a flow as it says, or that it would pass no node: both its ends are the same outsider's.
+// errNoWay says that the lab cannot lead a flow as it says, or that it would pass no node: both its ends are with the same outsiders.
 var errNoWay = errors.New("no such way")
 
 // steer leads a flow the way that it names, by nodes and interfaces, where its destination alone would not; and its answers back
@@ -129,7 +129,7 @@ func (l *Lab) steer(f policy.Flow) error {
 	if err != nil {
 		return err
 	}
-	if sender == to && l.outside[to] != "" {
+	if sender == to && l.outside[to] != "" && f.Src != f.Dst {
 		return errNoWay
 	}
 	if !f.OrigDst.IsValid() && f.Via == "" && f.InIface == "" && f.OutIface == "" {

@@ -27,7 +27,7 @@ func crossroads(t *testing.T) *Lab {
 			{Name: "a/two", Node: "n2", Iface: "two", Addrs: addrs("10.0.1.1", "fd00::1:1")},
 			{Name: "n3/x", Node: "n3", Iface: "x", Claims: addrs("203.0.113.9")},
 		},
-		Outside: addrs("198.51.100.1", "2001:db8:9::1"), Beyond: addrs("198.51.100.2", "2001:db8:a::1"),
+		Outside: addrs("198.51.100.1", "198.51.100.3", "2001:db8:9::1"), Beyond: addrs("198.51.100.2", "2001:db8:a::1"),
 	})
 }
 
@@ -150,7 +150,7 @@ func TestTranslation(t *testing.T) {
 func TestNoWay(t *testing.T) {
 	l := crossroads(t)
 	for _, f := range []policy.Flow{
-		way("198.51.100.1", "198.51.100.1", policy.Flow{}),
+		way("198.51.100.1", "198.51.100.3", policy.Flow{}),
 		way("198.51.100.1", "10.0.0.1", policy.Flow{InIface: "eth9"}),
 		way("10.0.0.1", "198.51.100.1", policy.Flow{OutIface: "eth9"}),
 		way("198.51.100.1", "10.0.0.1", policy.Flow{Via: "n9"}),
