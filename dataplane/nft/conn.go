@@ -78,10 +78,11 @@ var errMoved = fmt.Errorf("nftables changed while they were read: %w", unix.ERES
 type manner struct {
 	flags nftables.TableFlags // of a table that it makes
 	anew  bool                // delete the table, and make it again
+	laid  bool                // what is new is there already, and nothing leads to it
 }
 
-// Apply makes the table in the kernel equal to want, in one transaction: after an error the kernel has what it had. It gives
-// the changes that it made: none when the table was so already.
+// Apply makes the table in the kernel equal to want, in one transaction, before which another may lay ready what is new: after an
+// error the kernel has what it had, but for what nothing leads to when it refuses to give that up again. It gives the changes that it made: none when the table was so already.
 func (c *Conn) Apply(want *ruleset.Table) ([]ruleset.Change, error) {
 	want, err := c.accept(want)
 	if err != nil {
@@ -137,17 +138,36 @@ func (c *Conn) try(want *ruleset.Table, how manner) ([]ruleset.Change, error) {
 	if s.replace {
 		s.table = nil
 	}
+	if first := ahead(s.table, want); first != nil && !how.laid {
+		done, err := c.make(s, first, how.flags, gen)
+		if err != nil {
+			return nil, err
+		}
+		how.laid = true
+		more, err := c.try(want, how)
+		if err != nil {
+			// What nothing leads to goes again; where it cannot, it does no harm, and the next Apply sees it.
+			_, _ = c.try(s.table, how)
+			return nil, err
+		}
+		return append(done, more...), nil
+	}
+	return c.make(s, want, how.flags, gen)
+}
+
+// make makes want of what is there at a generation.
+func (c *Conn) make(s state, want *ruleset.Table, flags nftables.TableFlags, gen uint32) ([]ruleset.Change, error) {
 	changes := ruleset.Diff(s.table, want)
 	if s.settled() && len(changes) == 0 {
 		c.last, c.gen = want, gen
 		return nil, nil
 	}
 	c.last = nil
-	if err := c.commit(s, changes, how.flags, gen); err != nil {
+	if err := c.commit(s, changes, flags, gen); err != nil {
 		return nil, err
 	}
 	// Only if the table is owned, or nobody else committed in between, is what was written known to be what is there.
-	if now, err := c.generation(); err == nil && (how.flags == owned || now == gen+1) {
+	if now, err := c.generation(); err == nil && (flags == owned || now == gen+1) {
 		c.last, c.gen = want, now
 	}
 	return changes, nil

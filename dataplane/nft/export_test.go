@@ -8,6 +8,7 @@ import (
 
 // Tests look at these.
 var (
+	Ahead            = ahead
 	ForeignMessage   = foreign
 	Explicit         = explicit
 	Check            = check
