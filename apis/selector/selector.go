@@ -248,3 +248,21 @@ func (s *Selector) UsesGlobal() bool { return s.root.uses(opGlobal) }
 func (n *node) uses(o op) bool {
 	return n.op == o || slices.ContainsFunc(n.kids, func(k node) bool { return k.uses(o) })
 }
+
+// Equality is a label and the value that it must have.
+type Equality struct{ Label, Value string }
+
+// Requires gives equalities each of which holds for whatever the selector matches: those that it joins by &&. There may be none.
+func (s *Selector) Requires() []Equality { return s.root.requires() }
+
+func (n *node) requires() (out []Equality) {
+	switch {
+	case n.op == opEq, n.op == opIn && len(n.values) == 1:
+		return []Equality{{n.label, n.values[0]}}
+	case n.op == opAnd:
+		for i := range n.kids {
+			out = append(out, n.kids[i].requires()...)
+		}
+	}
+	return out
+}

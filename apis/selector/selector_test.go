@@ -2,6 +2,7 @@ package selector
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -244,4 +245,24 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q prints %q, which parses to %v, %v", in, s, again, err)
 		}
 	})
+}
+
+// What a selector requires holds for everything that it matches, and a conjunction requires what its parts do.
+func TestRequires(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := anyNode(t, 3)
+		m := Map(rapid.MapOf(rapid.SampledFrom([]string{"a", "b", "in"}), rapid.SampledFrom([]string{"", "x", "y"})).Draw(t, "labels"))
+		for _, e := range n.requires() {
+			if have, ok := m.Get(e.Label); n.matches(m) && (!ok || have != e.Value) {
+				t.Fatalf("%v matches %v and requires %v", n, m, e)
+			}
+		}
+	})
+	s, err := Parse(`a == 'x' && (b in {'y'} && c in {'p','q'}) && (d == 'z' || has(e)) && !(f == 'w')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Requires(), []Equality{{"a", "x"}, {"b", "y"}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/test/scenario"
 )
@@ -21,6 +22,38 @@ func BenchmarkPlan(b *testing.B) {
 		b.Run(fmt.Sprintf("pods=%d/policies=%d", size[0], size[1]), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
+				x.Plan()
+			}
+		})
+	}
+}
+
+// One change in a cluster: a pod of another node comes and goes, one of the own node is relabelled, a policy is edited.
+func BenchmarkChange(b *testing.B) {
+	for _, pods := range []int{1000, 10000, 100000} {
+		x := policy.NewIndex("n1", policy.Options{})
+		for _, o := range scenario.Big(pods, 200) {
+			if err := x.Set(o); err != nil {
+				b.Fatal(err)
+			}
+		}
+		x.Plan()
+		other := scenario.Pod("ns1", "other", "n2", []string{"10.200.0.1", "fd00:1::1"}, map[string]string{"app": "a1", "tier": "x1"})
+		b.Run(fmt.Sprintf("other pod/pods=%d", pods), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				if i%2 == 0 {
+					_ = x.Set(other)
+				} else {
+					x.Delete(v3.RefOf(other))
+				}
+				x.Plan()
+			}
+		})
+		own := scenario.Pod("ns1", "own", "n1", []string{"10.200.0.2"}, map[string]string{"app": "a1"})
+		b.Run(fmt.Sprintf("own pod/pods=%d", pods), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				own.Labels["app"] = fmt.Sprintf("a%d", i%3)
+				_ = x.Set(own)
 				x.Plan()
 			}
 		})

@@ -1,61 +1,205 @@
 package policy
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
+	"github.com/tierwall/tierwall/apis/selector"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Plan says what to enforce now. It is built whole each time, from what the objects say and nothing else.
+// Plan says what to enforce now: what the objects say, and nothing else. What has not changed since the last Plan is shared with
+// it, so that a change costs what it touches: another node's pod the sets that it is in, an own one its guards as well; any other
+// object the guards of all own endpoints, but still no set that it does not change.
 func (x *Index) Plan() *Plan {
+	b := x.last
+	if b == nil || x.stale {
+		b = x.builder()
+	}
+	if b.plan == nil || x.touchesNode() {
+		b.endpoints()
+	}
+	b.sets()
+	x.last, x.stale, x.changed = b, false, map[v3.Ref]*member{}
+	return b.plan
+}
+
+// touchesNode tells whether one of the members that have changed is, or was, an endpoint that the plan guards.
+func (x *Index) touchesNode() bool {
+	own := func(m *member) bool { return m != nil && m.endpoint && (x.node == "" || m.node == x.node) }
+	for ref, was := range x.changed {
+		if own(was) || own(x.members[ref]) {
+			return true
+		}
+	}
+	return false
+}
+
+// builder makes Plans until something other than a member changes.
+type builder struct {
+	index         *Index
+	hosts         []Host
+	sites         *sites
+	profiles      map[string]*profile
+	tiers, staged []orderedTier         // as they are, and as they would be with the staged policies; nil when there are none
+	stands        map[v3.Ref][]string   // the interfaces of host endpoints
+	peers         map[netip.Addr]string // the interfaces of routed addresses
+	known         map[string]Settings   // of each node that was asked for
+	guarded       map[*member]*guarded  // what was built of each own endpoint
+	building      *guarded              // of the one that is being built
+	live          map[string]*liveSet   // of the last plan
+	byLabel       byLabel               // the members
+	wanting       wanting               // the live sets
+	plan          *Plan                 // the last one
+	books         map[v3.Ref]*book      // that some guard of it names
+	uses          map[v3.Ref]int        // how often each of these is named
+	enforced      map[v3.Ref]int        // and how often in an enforced tier
+	moved         bool                  // other policies are named than the plan has
+	specs         map[string]setSpec    // of the sets that it names
+	enforcedSets  map[string]bool
+}
+
+// guarded is an endpoint with its guards, and the policies that they name.
+type guarded struct {
+	endpoint Endpoint
+	books    []*book
+	enforced []v3.Ref
+	staged   bool // some guard has a staged list
+}
+
+func (x *Index) builder() *builder {
 	endpoints := x.hostEndpoints()
 	hosts := x.hostList(endpoints)
-	b := builder{
-		index: x, stands: x.standings(hosts, endpoints), peers: x.peers(), profiles: x.profilesByName(),
-		plan:  &Plan{Node: x.node, Hosts: hosts, Settings: map[string]Settings{}},
-		books: map[v3.Ref]*book{}, specs: map[string]setSpec{}, enforced: map[v3.Ref]bool{}, enforcedSets: map[string]bool{}, known: map[string]Settings{},
+	b := &builder{
+		index: x, hosts: hosts, sites: sitesOf(hosts), stands: x.standings(hosts, endpoints), peers: x.peers(), profiles: x.profilesByName(),
+		known: map[string]Settings{}, guarded: map[*member]*guarded{}, live: map[string]*liveSet{},
+		byLabel: byLabel{}, wanting: newWanting(),
 	}
 	b.tiers = x.orderedTiers(slices.Collect(maps.Values(x.books)))
 	if staged := x.inForce(); staged != nil {
 		b.staged = x.orderedTiers(staged)
 	}
-	for _, h := range hosts {
+	if x.last != nil {
+		b.live, b.byLabel, b.wanting = x.last.live, x.last.byLabel, x.last.wanting
+	}
+	return b
+}
+
+// endpoints begins a new plan with the endpoints, their guards and the policies that these name.
+func (b *builder) endpoints() {
+	x := b.index
+	if b.plan == nil || x.node == "" { // for all nodes what is built in depends on what was built before
+		b.forget()
+	}
+	next := *b.plan
+	next.Endpoints, next.staged = make([]Endpoint, 0, len(x.owned)), false
+	for _, was := range x.changed {
+		if g := b.guarded[was]; g != nil {
+			b.release(g)
+			delete(b.guarded, was)
+		}
+	}
+	for _, m := range x.own() {
+		g := b.guarded[m]
+		if g == nil {
+			g = b.endpoint(m)
+			b.guarded[m] = g
+			b.hold(g)
+		}
+		next.Endpoints = append(next.Endpoints, g.endpoint)
+		next.staged = next.staged || g.staged
+	}
+	next.where = placesOf(next.Endpoints, b.sites)
+	b.plan = &next
+	if b.moved {
+		b.policies()
+	}
+}
+
+// forget begins with nothing built.
+func (b *builder) forget() {
+	x := b.index
+	b.plan = &Plan{Node: x.node, Hosts: b.hosts, Settings: map[string]Settings{}}
+	b.books, b.uses, b.enforced, b.moved = map[v3.Ref]*book{}, map[v3.Ref]int{}, map[v3.Ref]int{}, true
+	b.guarded = map[*member]*guarded{}
+	for _, h := range b.hosts {
 		if x.node == "" || h.Name == x.node {
-			b.settings(h.Name)
+			b.plan.Settings[h.Name] = *b.settings(h.Name)
+		}
+	}
+	for _, m := range x.own() {
+		if !has(b.plan.Settings, m.node) {
+			b.plan.Settings[m.node] = *b.settings(m.node)
 		}
 	}
 	if x.node != "" {
-		b.settings(x.node) // though no object is on it
+		b.plan.Settings[x.node] = *b.settings(x.node) // though no object is on it
 	}
-	for _, ref := range sortedRefs(x.members) {
-		if m := x.members[ref]; m.endpoint && (x.node == "" || m.node == x.node) {
-			b.endpoint(m)
+}
+
+// hold and release count who names a policy; only when somebody begins to, or nobody does any more, are there other policies.
+func (b *builder) hold(g *guarded) {
+	for _, k := range g.books {
+		b.uses[k.policy.Ref]++
+		b.moved = b.moved || b.uses[k.policy.Ref] == 1
+	}
+	for _, ref := range g.enforced {
+		b.enforced[ref]++
+		b.moved = b.moved || b.enforced[ref] == 1
+	}
+}
+
+func (b *builder) release(g *guarded) {
+	for _, k := range g.books {
+		b.uses[k.policy.Ref]--
+		b.moved = b.moved || b.uses[k.policy.Ref] == 0
+	}
+	for _, ref := range g.enforced {
+		b.enforced[ref]--
+		b.moved = b.moved || b.enforced[ref] == 0
+	}
+}
+
+// policies are those that guards name, and the sets that these name.
+func (b *builder) policies() {
+	b.moved, b.plan.Policies = false, nil
+	b.specs, b.enforcedSets = map[string]setSpec{}, map[string]bool{}
+	for ref, n := range b.uses {
+		if n == 0 {
+			delete(b.uses, ref)
+			delete(b.books, ref)
 		}
 	}
 	for _, ref := range sortedRefs(b.books) {
 		b.policy(b.books[ref])
 	}
-	b.sets()
-	b.plan.link()
-	return b.plan
 }
 
-// builder is one Plan in the making.
-type builder struct {
-	index         *Index
-	plan          *Plan
-	profiles      map[string]*profile
-	tiers, staged []orderedTier         // as they are, and as they would be with the staged policies; nil when there are none
-	stands        map[v3.Ref][]string   // the interfaces of host endpoints
-	peers         map[netip.Addr]string // the interfaces of routed addresses
-	books         map[v3.Ref]*book      // that some guard names
-	enforced      map[v3.Ref]bool       // those that an enforced tier names
-	specs         map[string]setSpec
-	enforcedSets  map[string]bool
-	known         map[string]Settings // of other nodes too, for what their workloads may ask
+// own are the endpoints that the plan guards, by Ref.
+func (x *Index) own() []*member {
+	if x.ordered == nil {
+		x.ordered = make([]*member, 0, len(x.owned))
+		for _, m := range x.owned {
+			x.ordered = append(x.ordered, m)
+		}
+		slices.SortFunc(x.ordered, func(a, b *member) int { return a.ref.Compare(b.ref) })
+	}
+	return x.ordered
+}
+
+// keep follows which members the plan guards.
+func (x *Index) keep(ref v3.Ref) {
+	m := x.members[ref]
+	if m != nil && m.endpoint && (x.node == "" || m.node == x.node) {
+		x.owned[ref], x.ordered = m, nil
+	} else if has(x.owned, ref) {
+		delete(x.owned, ref)
+		x.ordered = nil
+	}
 }
 
 // orderedTier is a tier and all its policies in order.
@@ -89,9 +233,6 @@ func (b *builder) settings(node string) *Settings {
 	if !ok {
 		s = b.index.settings(node)
 		b.known[node] = s
-		if b.index.node == "" || b.index.node == node {
-			b.plan.Settings[node] = s
-		}
 	}
 	return &s
 }
@@ -104,7 +245,8 @@ var (
 		{Stage: Normal, Direction: Ingress}, {Stage: Normal, Direction: Egress}}
 )
 
-func (b *builder) endpoint(m *member) {
+func (b *builder) endpoint(m *member) *guarded {
+	b.building = &guarded{}
 	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
 	places := hostPlaces
 	if !e.Host() {
@@ -125,7 +267,9 @@ func (b *builder) endpoint(m *member) {
 			e.Guards = append(e.Guards, g)
 		}
 	}
-	b.plan.Endpoints = append(b.plan.Endpoints, e)
+	b.building.endpoint = e
+	b.building.staged = slices.ContainsFunc(e.Guards, func(g Guard) bool { return g.HasStaged })
+	return b.building
 }
 
 // closed tells whether nothing passes to or from a member, and no selector finds it: it asks for what its node does not allow, as
@@ -164,7 +308,7 @@ func (b *builder) guard(g *Guard, m *member, l labels) {
 	g.Tiers = b.tiersOf(g, m, b.policyTiers(b.tiers, g, l))
 	for _, t := range g.Tiers {
 		for _, ref := range t.Policies {
-			b.enforced[ref] = true
+			b.building.enforced = append(b.building.enforced, ref)
 		}
 	}
 	if b.staged == nil {
@@ -238,6 +382,7 @@ func (b *builder) policyTiers(tiers []orderedTier, g *Guard, l labels) (out []Ti
 
 func (b *builder) use(k *book) v3.Ref {
 	b.books[k.policy.Ref] = k
+	b.building.books = append(b.building.books, k)
 	return k.policy.Ref
 }
 
@@ -253,7 +398,7 @@ func (b *builder) profile(name string) *profile {
 // policy adds a policy and notes the sets that it names.
 func (b *builder) policy(k *book) {
 	p := k.policy
-	p.Staged = !b.enforced[p.Ref]
+	p.Staged = b.enforced[p.Ref] == 0
 	b.plan.Policies = append(b.plan.Policies, p)
 	for id, s := range k.sets {
 		b.specs[id] = s
@@ -280,91 +425,156 @@ func (l labels) Get(key string) (string, bool) {
 	return "", false
 }
 
+// labels of a member, found once: when a profile changes its heirs become other members.
 func (b *builder) labels(m *member) labels {
-	l := labels{own: m.labels}
+	if m.found {
+		return labels{m.labels, m.inherits}
+	}
 	for _, name := range m.profiles {
 		if p, ok := b.profiles[name]; ok && len(p.labels) > 0 {
-			l.inherited = append(l.inherited, p.labels)
+			m.inherits = append(m.inherits, p.labels)
 		}
+	}
+	m.found = true
+	return labels{m.labels, m.inherits}
+}
+
+// sets brings every set that a rule names up to date, and gives the plan them.
+func (b *builder) sets() {
+	b.follow()
+	next := *b.plan
+	next.Sets = make([]Set, 0, len(b.specs))
+	live := make(map[string]*liveSet, len(b.specs))
+	for _, id := range sortedKeys(b.specs) {
+		l := b.live[id]
+		if l == nil {
+			l = b.begin(b.specs[id])
+		}
+		live[id] = l
+		next.Sets = append(next.Sets, b.set(l))
+	}
+	b.keepUnused(live)
+	b.live, b.plan = live, &next
+}
+
+// unused is how many sets that no rule names any more are kept up to date all the same, beside as many as are named: to begin a
+// set means to look at every member, and what has just gone often comes back.
+const unused = 256
+
+func (b *builder) keepUnused(live map[string]*liveSet) {
+	drop := len(b.live) > 2*len(live)+unused
+	for id, l := range b.live {
+		switch {
+		case live[id] != nil:
+		case drop:
+			l.gone = true
+			if l.spec.ofMembers() {
+				b.wanting.remove(l)
+			}
+		default:
+			live[id] = l
+		}
+	}
+}
+
+// follow takes the members that have changed out of the sets in which they were, and puts them into those in which they are.
+func (b *builder) follow() {
+	for ref, was := range b.index.changed {
+		b.byLabel.follow(was, b.index.members[ref], b)
+		if was != nil {
+			for _, l := range was.in {
+				if !l.gone {
+					l.remove(was)
+				}
+			}
+			was.in = nil
+		}
+		if m := b.index.members[ref]; m != nil && !b.closed(m) {
+			b.join(m)
+		}
+	}
+}
+
+func (b *builder) join(m *member) {
+	l := b.labels(m)
+	b.wanting.each(l, func(s *liveSet) {
+		if s.spec.selects(l) {
+			s.add(m)
+			m.in = append(m.in, s)
+		}
+	})
+}
+
+// ofMembers tells a set of what selectors find from those of services and of Nodes.
+func (s *setSpec) ofMembers() bool { return s.service == (v3.Ref{}) && s.nodes == nil }
+
+func (s *setSpec) selects(l labels) bool { return s.sel == nil || s.sel.Matches(l) }
+
+// begin makes a set that the last plan had not.
+func (b *builder) begin(spec setSpec) *liveSet {
+	l := &liveSet{spec: spec, nets: map[netip.Prefix]int{}}
+	if spec.ofMembers() {
+		l.fill(b.among(spec.sel), func(m *member) bool { return !b.closed(m) && spec.selects(b.labels(m)) })
+		b.wanting.add(l)
 	}
 	return l
 }
 
-// sets fills every set that a rule names.
-func (b *builder) sets() {
-	all := make([]labels, 0, len(b.index.members))
-	members := make([]*member, 0, len(b.index.members))
-	for _, m := range b.index.members {
-		if b.closed(m) {
-			continue
-		}
-		members, all = append(members, m), append(all, b.labels(m))
+// among are the members that may be selected.
+func (b *builder) among(s *selector.Selector) iter.Seq[*member] {
+	if few, ok := b.candidates(s); ok {
+		return maps.Keys(few)
 	}
-	for _, id := range sortedKeys(b.specs) {
-		spec := b.specs[id]
-		set := Set{ID: id, About: spec.about, OfPorts: spec.ports || spec.port != "", Staged: !b.enforcedSets[id]}
-		switch {
-		case spec.service != (v3.Ref{}):
-			b.serviceMembers(spec, &set)
-		case spec.nodes != nil:
-			b.nodeMembers(spec, &set)
-		default:
-			for i, m := range members {
-				if spec.sel == nil || spec.sel.Matches(all[i]) {
-					spec.take(m, &set)
-				}
-			}
-		}
-		b.plan.Sets = append(b.plan.Sets, set.normal())
-	}
+	return maps.Values(b.index.members)
 }
 
-func (s *setSpec) take(m *member, set *Set) {
-	if !set.OfPorts {
-		set.Addrs, set.Nets = append(set.Addrs, m.addrs...), append(set.Nets, m.nets...)
-		return
+func (b *builder) set(l *liveSet) Set {
+	staged := !b.enforcedSets[l.spec.id]
+	switch {
+	case l.spec.ofMembers():
+		return l.set(staged)
+	case l.by == b && l.slice == b.index.slices && l.value.Staged == staged:
+		return l.value
 	}
-	for _, p := range m.ports {
-		if p.name != s.port || s.proto != 0 && p.proto != s.proto {
-			continue
-		}
-		for _, a := range m.addrs {
-			set.Ports = append(set.Ports, AddrPort{a, p.proto, p.port})
-		}
+	l.by, l.slice, l.value = b, b.index.slices, l.set(staged)
+	if l.spec.nodes != nil {
+		b.nodeMembers(l.spec, &l.value)
+	} else {
+		b.serviceMembers(l.spec, &l.value)
 	}
+	return l.value
 }
 
 func (b *builder) serviceMembers(spec setSpec, set *Set) {
+	var g share
 	for _, s := range b.index.services {
-		if s.namespace != spec.service.Namespace || s.name != spec.service.Name {
-			continue
+		if s.namespace == spec.service.Namespace && s.name == spec.service.Name {
+			g.ports, g.addrs = append(g.ports, s.ports...), append(g.addrs, s.addrs...)
 		}
-		if spec.ports {
-			set.Ports = append(set.Ports, s.ports...)
-		} else {
-			set.Addrs = append(set.Addrs, s.addrs...)
-		}
+	}
+	if spec.ports {
+		set.Ports = sortedOf(unique(g.ports))
+	} else {
+		set.Addrs = sortedOf(unique(g.addrs))
 	}
 }
 
 func (b *builder) nodeMembers(spec setSpec, set *Set) {
+	var addrs []netip.Addr
 	for _, n := range b.index.nodes {
 		if spec.nodes.Matches(n.labels) {
-			set.Addrs = append(set.Addrs, n.addrs...)
+			addrs = append(addrs, n.addrs...)
 		}
 	}
+	set.Addrs = sortedOf(unique(addrs))
 }
 
-// normal sorts and merges, so that equal members are equal sets.
-func (s Set) normal() Set {
-	slices.SortFunc(s.Addrs, netip.Addr.Compare)
-	s.Addrs = slices.Compact(s.Addrs)
-	slices.SortFunc(s.Ports, AddrPort.Compare)
-	s.Ports = slices.Compact(s.Ports)
-	if len(s.Nets) > 0 {
-		s.Nets = mergeNets(s.Nets)
-	}
-	return s
+func unique[T interface {
+	comparable
+	Compare(T) int
+}](in []T) []T {
+	slices.SortFunc(in, T.Compare)
+	return slices.Compact(in)
 }
 
 // Compare orders by address, protocol and port.
@@ -402,40 +612,23 @@ func sortedRefs[V any](m map[v3.Ref]V) []v3.Ref {
 	return refs
 }
 
-// link makes the look-ups that Trace needs. An address that several endpoints claim is the first one's, by Ref.
-func (p *Plan) link() {
-	p.byAddr, p.hosts, p.byName = map[netip.Addr]*Endpoint{}, map[netip.Addr]*Host{}, map[string]*Host{}
-	p.policies, p.sets = map[v3.Ref]*Policy{}, map[string]*Set{}
-	for i := range p.Endpoints {
-		e := &p.Endpoints[i]
-		for _, a := range e.Addrs {
-			if p.byAddr[a] == nil && !e.Host() {
-				p.byAddr[a] = e
-			}
-		}
-		p.staged = p.staged || slices.ContainsFunc(e.Guards, func(g Guard) bool { return g.HasStaged })
+// Policy that a guard names, or nil.
+func (p *Plan) Policy(ref v3.Ref) *Policy {
+	i, ok := slices.BinarySearchFunc(p.Policies, ref, func(p Policy, ref v3.Ref) int { return p.Ref.Compare(ref) })
+	if !ok {
+		return nil
 	}
-	for i := range p.Hosts {
-		p.byName[p.Hosts[i].Name] = &p.Hosts[i]
-		for _, a := range p.Hosts[i].Addrs {
-			if p.hosts[a] == nil {
-				p.hosts[a] = &p.Hosts[i]
-			}
-		}
-	}
-	for i := range p.Policies {
-		p.policies[p.Policies[i].Ref] = &p.Policies[i]
-	}
-	for i := range p.Sets {
-		p.sets[p.Sets[i].ID] = &p.Sets[i]
-	}
+	return &p.Policies[i]
 }
 
-// Policy that a guard names.
-func (p *Plan) Policy(ref v3.Ref) *Policy { return p.policies[ref] }
-
-// Set that a rule names.
-func (p *Plan) Set(id string) *Set { return p.sets[id] }
+// Set that a rule names, or nil.
+func (p *Plan) Set(id string) *Set {
+	i, ok := slices.BinarySearchFunc(p.Sets, id, func(s Set, id string) int { return strings.Compare(s.ID, id) })
+	if !ok {
+		return nil
+	}
+	return &p.Sets[i]
+}
 
 // Workload that has an address, or nil.
-func (p *Plan) Workload(a netip.Addr) *Endpoint { return p.byAddr[a] }
+func (p *Plan) Workload(a netip.Addr) *Endpoint { return p.where.byAddr[a] }

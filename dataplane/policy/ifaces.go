@@ -23,7 +23,7 @@ type Iface struct {
 // SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
 // interface that a host endpoint names has the addresses that this endpoint expects, and every other address of the host is on
 // its first interface, which is the first that an endpoint names, or eth0.
-func (x *Index) SetInterfaces(ifaces []Iface) { x.ifaces = ifaces }
+func (x *Index) SetInterfaces(ifaces []Iface) { x.ifaces, x.stale = ifaces, true }
 
 // Nodes are the names of all nodes that an object is on or is about, sorted.
 func (x *Index) Nodes() []string {
@@ -159,5 +159,5 @@ func (h *Host) Iface(a netip.Addr) string {
 
 // Host that has an address, or nil.
 func (p *Plan) Host(a netip.Addr) *Host {
-	return p.hosts[a]
+	return p.where.hosts[a]
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -47,6 +49,13 @@ type Index struct {
 	configs  map[v3.Ref]config
 	staged   map[v3.Ref]*book
 	ifaces   []Iface // what the node really has; nil when nobody said
+
+	last    *builder           // of the last plan
+	stale   bool               // something other than a member has changed since
+	slices  int                // how often an EndpointSlice has
+	owned   map[v3.Ref]*member // the members that the plan guards
+	ordered []*member          // the same, by Ref; nil when that has to be found anew
+	changed map[v3.Ref]*member // the members that have, as they were: nil for those that were not
 }
 
 // NewIndex makes an Index whose Plan is for one node, or for every node when node is "".
@@ -55,7 +64,7 @@ func NewIndex(node string, o Options) *Index {
 		node: node, options: o,
 		tiers: map[v3.Ref]tier{}, books: map[v3.Ref]*book{}, profiles: map[v3.Ref]*profile{},
 		members: map[v3.Ref]*member{}, services: map[v3.Ref]service{}, hosts: map[v3.Ref]Host{},
-		nodes: map[v3.Ref]nodeFacts{}, configs: map[v3.Ref]config{}, staged: map[v3.Ref]*book{},
+		nodes: map[v3.Ref]nodeFacts{}, configs: map[v3.Ref]config{}, staged: map[v3.Ref]*book{}, changed: map[v3.Ref]*member{}, owned: map[v3.Ref]*member{},
 	}
 }
 
@@ -110,8 +119,11 @@ func (x *Index) Set(obj metav1.Object) error {
 	default:
 		return nil
 	}
-	x.Delete(ref)
-	if err := set(); err != nil {
+	before := x.said(ref)
+	x.forget(ref)
+	err := set()
+	x.note(ref, before)
+	if err != nil {
 		return fmt.Errorf("%s: %w", ref, err)
 	}
 	return nil
@@ -119,6 +131,100 @@ func (x *Index) Set(obj metav1.Object) error {
 
 // Delete forgets an object.
 func (x *Index) Delete(ref v3.Ref) {
+	before := x.said(ref)
+	x.forget(ref)
+	x.note(ref, before)
+}
+
+// said is what an object says of nodes, namespaces and members: those are often written again without a change that matters here.
+type said struct {
+	member  *member
+	profile *profile
+	host    Host
+	node    nodeFacts
+	others  bool // it says something else as well
+}
+
+func (x *Index) said(ref v3.Ref) said {
+	s := said{member: x.members[ref], profile: x.profiles[ref], host: x.hosts[ref], node: x.nodes[ref]}
+	for _, there := range []bool{has(x.tiers, ref), has(x.books, ref), has(x.configs, ref), has(x.staged, ref)} {
+		s.others = s.others || there
+	}
+	return s
+}
+
+func has[K comparable, V any](in map[K]V, ref K) bool {
+	_, ok := in[ref]
+	return ok
+}
+
+// note sees what the next plan has to do about an object that was set or deleted.
+func (x *Index) note(ref v3.Ref, was said) {
+	now := x.said(ref)
+	if ref.Kind == "EndpointSlice" {
+		x.slices++
+	}
+	if was.member != nil || now.member != nil {
+		x.noteMember(ref, was.member, now.member)
+	}
+	if !reflect.DeepEqual(was.profile, now.profile) {
+		x.stale = true
+		x.noteHeirs(was.profile)
+		x.noteHeirs(now.profile)
+	}
+	if was.others || now.others || !reflect.DeepEqual(was.host, now.host) || !reflect.DeepEqual(was.node, now.node) {
+		x.stale = true
+		x.noteAsking()
+	}
+}
+
+func (x *Index) noteMember(ref v3.Ref, was, now *member) {
+	if was != nil && now != nil && was.says(now) {
+		x.members[ref] = was // with what is known of it
+		return
+	}
+	if ref.Kind == "HostEndpoint" {
+		x.stale = true
+	}
+	if _, ok := x.changed[ref]; !ok {
+		x.changed[ref] = was
+	}
+	x.keep(ref)
+}
+
+// noteHeirs are the members that inherit a profile's labels.
+func (x *Index) noteHeirs(p *profile) {
+	if p == nil {
+		return
+	}
+	for ref, m := range x.members {
+		if slices.Contains(m.profiles, p.name) {
+			x.again(ref, m)
+		}
+	}
+}
+
+// noteAsking are those of which settings decide whether they are closed.
+func (x *Index) noteAsking() {
+	for ref, m := range x.members {
+		if len(m.sources) > 0 {
+			x.again(ref, m)
+		}
+	}
+}
+
+// again has a member looked at again though it says the same. It is then another member, so that nothing built of it is kept.
+func (x *Index) again(ref v3.Ref, m *member) {
+	if _, ok := x.changed[ref]; ok {
+		return
+	}
+	same := *m
+	same.in, same.found, same.inherits = nil, false, nil
+	x.members[ref], x.changed[ref] = &same, m
+	x.keep(ref)
+}
+
+func (x *Index) forget(ref v3.Ref) {
 	delete(x.tiers, ref)
 	delete(x.books, ref)
 	delete(x.profiles, ref)

@@ -40,8 +40,8 @@ func nodeOf(e *Endpoint, h *Host) string {
 
 // journey is the nodes that a flow passes: its source's, Via, its destination's.
 func (p *Plan) journey(f Flow) []hop {
-	e := ends{dst: p.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
-	begin, end := nodeOf(p.byAddr[f.Src], e.srcHost), nodeOf(e.dst, e.dstHost)
+	e := ends{dst: p.where.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
+	begin, end := nodeOf(p.where.byAddr[f.Src], e.srcHost), nodeOf(e.dst, e.dstHost)
 	if f.Via != "" && f.InIface != "" { // it comes in there, whoever claims to have sent it
 		begin, e.srcHost = "", nil
 	}
@@ -76,13 +76,13 @@ func (p *Plan) behind(node, iface string) *Endpoint {
 // place finds between what the packet is at a node.
 func (p *Plan) place(h *hop, f *Flow, e *ends, last bool) {
 	h.taken = last && (e.dstHost != nil && e.dstHost.Name == h.node || onLink(f.Dst) && !h.made)
-	host := p.byName[h.node]
+	host := p.where.byName[h.node]
 	if e.loops {
 		h.in, h.out = "lo", "lo"
 		h.first = p.towards(h, cmp.Or(given(f, h.node, f.OutIface, h.made), host.Iface(f.Src)))
 		return
 	}
-	from := p.byAddr[h.before.Src]
+	from := p.where.byAddr[h.before.Src]
 	if from != nil && from.Node != h.node {
 		from = nil
 	}
@@ -119,7 +119,7 @@ func (p *Plan) towards(h *hop, uplink string) string {
 	if own := p.Host(to); own != nil && own.Name == h.node {
 		return "lo"
 	}
-	if e := p.byAddr[to]; e != nil && e.Node == h.node {
+	if e := p.where.byAddr[to]; e != nil && e.Node == h.node {
 		return iface(e)
 	}
 	return uplink

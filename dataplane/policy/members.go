@@ -40,6 +40,9 @@ type member struct {
 	addrs    []netip.Addr
 	nets     []netip.Prefix
 	ports    []namedPort
+	in       []*liveSet // the sets of the last plan in which it is
+	found    bool       // what it inherits
+	inherits []map[string]string
 }
 
 type namedPort struct {
@@ -294,4 +297,11 @@ func parsePrefix(t string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q is not a plain IPv4 or IPv6 address", t)
 	}
 	return p.Masked(), nil
+}
+
+// says tells whether another reading of the object says the same.
+func (m *member) says(o *member) bool {
+	return m.ref == o.ref && m.endpoint == o.endpoint && m.closed == o.closed && m.node == o.node && m.iface == o.iface &&
+		maps.Equal(m.labels, o.labels) && slices.Equal(m.profiles, o.profiles) && slices.Equal(m.sources, o.sources) &&
+		slices.Equal(m.addrs, o.addrs) && slices.Equal(m.nets, o.nets) && slices.Equal(m.ports, o.ports)
 }

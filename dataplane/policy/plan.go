@@ -19,12 +19,8 @@ type Plan struct {
 	// Settings of each node that the plan is for.
 	Settings map[string]Settings
 
-	byAddr   map[netip.Addr]*Endpoint // workloads
-	hosts    map[netip.Addr]*Host
-	byName   map[string]*Host
-	policies map[v3.Ref]*Policy
-	sets     map[string]*Set
-	staged   bool // some guard has a staged list
+	where  *places // shared by plans of the same endpoints and hosts
+	staged bool    // some guard has a staged list
 }
 
 // Host is a node, the addresses that are its own, and its interfaces, the one that leads elsewhere first.
@@ -139,13 +135,13 @@ type PortRange struct{ Min, Max uint16 }
 
 // Set is addresses, or ports on addresses, that come and go while the rules that name it stay.
 type Set struct {
-	ID      string         // stable: derived from what selects the members
-	About   string         // the same for people: the selector, the named port or the service
-	Addrs   []netip.Addr   // single addresses, sorted
-	Nets    []netip.Prefix // networks, merged and sorted
-	Ports   []AddrPort     // of a set of ports, sorted
-	OfPorts bool           // a set of ports, even if empty
-	Staged  bool           // only staged policies name it
+	ID      string             // stable: derived from what selects the members
+	About   string             // the same for people: the selector, the named port or the service
+	Addrs   Sorted[netip.Addr] // single addresses
+	Nets    []netip.Prefix     // networks, merged and sorted
+	Ports   Sorted[AddrPort]   // of a set of ports
+	OfPorts bool               // a set of ports, even if empty
+	Staged  bool               // only staged policies name it
 }
 
 // AddrPort is one port of one endpoint.

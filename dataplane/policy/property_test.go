@@ -17,18 +17,26 @@ import (
 func TestStateNotHistory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, other := scenario.Cluster(t), scenario.Cluster(t)
-		straight := policy.NewIndex("", policy.Options{})
+		node := rapid.SampledFrom([]string{"", "n1"}).Draw(t, "node")
+		straight := policy.NewIndex(node, policy.Options{})
 		set(straight, want)
 
-		detour := policy.NewIndex("", policy.Options{})
-		set(detour, rapid.Permutation(other).Draw(t, "before"))
-		detour.Plan() // what was planned before must not matter either
-		set(detour, rapid.Permutation(want).Draw(t, "order"))
-		set(detour, rapid.SliceOf(rapid.SampledFrom(want)).Draw(t, "again"))
+		detour := policy.NewIndex(node, policy.Options{})
+		perhaps := func() { // what was planned before, and when, must not matter either
+			if rapid.IntRange(0, 3).Draw(t, "plan") == 0 {
+				detour.Plan()
+			}
+		}
+		for _, o := range slices.Concat(rapid.Permutation(other).Draw(t, "before"), rapid.Permutation(want).Draw(t, "order"),
+			rapid.SliceOf(rapid.SampledFrom(want)).Draw(t, "again")) {
+			set(detour, []client.Object{o})
+			perhaps()
+		}
 		for _, o := range other {
 			ref := v3.RefOf(o.(v3.Object))
 			if !slices.ContainsFunc(want, func(w client.Object) bool { return v3.RefOf(w.(v3.Object)) == ref }) {
 				detour.Delete(ref)
+				perhaps()
 			}
 		}
 		if diff := cmp.Diff(straight.Plan().String(), detour.Plan().String()); diff != "" {

@@ -180,8 +180,8 @@ func (s *Set) String() string {
 
 // Members are the set's addresses, networks, and ports as text, each sorted.
 func (s *Set) Members() []string {
-	out := append(texts(s.Addrs), texts(s.Nets)...)
-	for _, p := range s.Ports {
+	out := append(texts(s.Addrs.Slice()), texts(s.Nets)...)
+	for p := range s.Ports.All() {
 		out = append(out, fmt.Sprintf("%s %s", netip.AddrPortFrom(p.Addr, p.Port), ProtoName(p.Proto)))
 	}
 	return out

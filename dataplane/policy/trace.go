@@ -81,7 +81,7 @@ func (p *Plan) Trace(f Flow) Trace {
 
 func (p *Plan) trace(f Flow, staged bool) Outcome {
 	t := tracer{plan: p, staged: staged, out: Outcome{Verdict: Allow}}
-	if e := p.byAddr[f.Src]; e != nil && f.Src == f.Dst && !f.OrigDst.IsValid() && f.Via == "" {
+	if e := p.where.byAddr[f.Src]; e != nil && f.Src == f.Dst && !f.OrigDst.IsValid() && f.Via == "" {
 		t.note(e.Ref, Egress, Allow, "a packet to itself never leaves the workload")
 		return t.out
 	}
@@ -348,7 +348,7 @@ func (t *tracer) step(e *Endpoint, g *Guard, tier *Tier, ref v3.Ref, rule int, a
 
 // policy is the first rule that matches and does more than log.
 func (t *tracer) policy(e *Endpoint, g *Guard, tier *Tier, ref v3.Ref) *Rule {
-	rules := t.plan.policies[ref].Rules(g.Direction)
+	rules := t.plan.Policy(ref).Rules(g.Direction)
 	for i := range rules {
 		r := &rules[i]
 		if !t.plan.matches(r, t.flow) {
@@ -414,12 +414,12 @@ func (p *Plan) side(s *Side, f *Flow, a netip.Addr, port uint16) bool {
 		return false
 	}
 	for _, id := range s.Sets {
-		if !p.sets[id].contains(a) {
+		if !p.Set(id).contains(a) {
 			return false
 		}
 	}
 	for _, id := range s.NotSets {
-		if p.sets[id].contains(a) {
+		if p.Set(id).contains(a) {
 			return false
 		}
 	}
@@ -439,7 +439,7 @@ func (p *Plan) hasPort(ranges []PortRange, sets []string, proto uint8, a netip.A
 		}
 	}
 	for _, id := range sets {
-		if _, ok := slices.BinarySearchFunc(p.sets[id].Ports, AddrPort{a, proto, port}, AddrPort.Compare); ok {
+		if p.Set(id).Ports.Has(AddrPort{a, proto, port}) {
 			return true
 		}
 	}
@@ -447,8 +447,7 @@ func (p *Plan) hasPort(ranges []PortRange, sets []string, proto uint8, a netip.A
 }
 
 func (s *Set) contains(a netip.Addr) bool {
-	_, ok := slices.BinarySearchFunc(s.Addrs, a, netip.Addr.Compare)
-	return ok || containsAddr(s.Nets, a)
+	return s.Addrs.Has(a) || containsAddr(s.Nets, a)
 }
 
 // containsAddr looks in sorted networks that do not overlap: only the last one that begins at or before a can hold it.

@@ -132,7 +132,7 @@ func (c *compiler) planSets() {
 			f := &families[j]
 			if s.OfPorts {
 				set := c.set(portSet(f, s.ID), f.port, false)
-				for _, p := range s.Ports {
+				for p := range s.Ports.All() {
 					if f.has(p.Addr) {
 						set.Elems = append(set.Elems, Elem{From: p.Addr, To: p.Addr, Proto: p.Proto, Port: p.Port, PortTo: p.Port})
 					}
@@ -140,7 +140,7 @@ func (c *compiler) planSets() {
 				continue
 			}
 			set := c.set(addrSet(f, s.ID), f.addr, false)
-			for _, a := range s.Addrs {
+			for a := range s.Addrs.All() {
 				if f.has(a) {
 					set.Elems = append(set.Elems, Elem{From: a, To: a})
 				}

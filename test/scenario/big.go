@@ -11,15 +11,16 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Big is a cluster for measuring: pods on ten nodes in twenty namespaces, and as many policies, half of them of Kubernetes and
-// half global. It is the same each time.
+// Big is a cluster for measuring: pods in twenty namespaces on nodes that have a hundred each, and policies, half of them of
+// Kubernetes and half global. It is the same each time.
 func Big(pods, policies int) (out []client.Object) {
+	nodes := max(pods/100, 10)
 	for n := range 20 {
 		out = append(out, Namespace(fmt.Sprintf("ns%d", n), map[string]string{"team": fmt.Sprintf("t%d", n%5)}))
 	}
 	for i := range pods {
-		addrs := []string{fmt.Sprintf("10.%d.%d.%d", i/65536, i/256%256, i%256), fmt.Sprintf("fd00::%x", i+1)}
-		out = append(out, Pod(fmt.Sprintf("ns%d", i%20), fmt.Sprintf("p%d", i), fmt.Sprintf("n%d", i%10), addrs,
+		addrs := []string{fmt.Sprintf("10.%d.%d.%d", i/65536, i/256%256, i%256), fmt.Sprintf("fd00::%x:%x", i/65535, i%65535+1)}
+		out = append(out, Pod(fmt.Sprintf("ns%d", i%20), fmt.Sprintf("p%d", i), fmt.Sprintf("n%d", i*nodes/pods), addrs,
 			map[string]string{"app": fmt.Sprintf("a%d", i%10), "tier": fmt.Sprintf("x%d", i%3)}))
 	}
 	for i := range policies / 2 {
