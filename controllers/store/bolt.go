@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -172,14 +173,35 @@ func (b *Bolt) open(readOnly bool, f func(*bbolt.DB, *os.File) error) (err error
 	}(debug.SetPanicOnFault(true))
 	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly, NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			file, err = os.OpenFile(name, flag, mode)
-			return file, err
+			if file, err = os.OpenFile(name, flag, mode); err != nil {
+				return nil, err
+			}
+			return file, lock(file, readOnly, b.wait)
 		}})
 	if err != nil {
 		return b.openError(err)
 	}
 	defer db.Close()
 	return f(db, file)
+}
+
+// lock waits for other processes to let the file go; bbolt then finds that it has the lock. bbolt itself looks but every 50 ms, and
+// who is told of a change looks while it is still being written.
+func lock(file *os.File, shared bool, most time.Duration) error {
+	how := syscall.LOCK_EX
+	if shared {
+		how = syscall.LOCK_SH
+	}
+	for deadline, pause := time.Now().Add(most), time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return bolterrors.ErrTimeout
+		}
+		time.Sleep(pause)
+	}
 }
 
 func (b *Bolt) openError(err error) error {
