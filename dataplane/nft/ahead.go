@@ -6,37 +6,55 @@ import (
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
-// ahead is what have becomes before it becomes want: what is new is there and nothing leads to it yet. It is nil where one
-// transaction is enough.
+// ahead parts changes into those that lay ready what is new, so that it is there and nothing leads to it yet, and those that follow.
+// There are none of the first where one transaction is enough.
 //
 // A transaction is all or nothing, but a packet that is under way when it comes into force can meet both: the kernel chooses a
 // chain's rules when the packet enters the base chain, and looks into sets and maps as they are at that moment. So such a packet
 // may be led by a map's new entry to a new chain, which for it has no rules yet, and leave the base chain unjudged. And the kernel
 // fills interval sets some time after the rules that read them have come into force. Both are harmless for what was there before.
-func ahead(have, want *ruleset.Table) *ruleset.Table {
-	if have == nil {
-		return nil // nobody is filtered yet, or by something that cannot stay
+func ahead(changes []ruleset.Change) (first, then []ruleset.Change) {
+	chains, needed := map[string]bool{}, false
+	for _, ch := range changes {
+		added := ch.Op == ruleset.Add && !ch.Within
+		switch {
+		case added && ch.Chain != nil && ch.Chain.Hook == "":
+			chains[ch.Chain.Name], needed = true, true
+		case added && ch.Set != nil:
+			needed = needed || ch.Set.Interval
+		case added && ch.Map != nil:
+		case ch.Op == ruleset.Replace && chains[ch.Chain.Name]:
+		default:
+			then = append(then, ch)
+			continue
+		}
+		first = append(first, ch)
 	}
-	is, needed := kinds(have), false
-	isNew := func(name string) bool { _, ok := is[name]; return !ok }
-	out := &ruleset.Table{Name: have.Name, Sets: slices.Clone(have.Sets), Maps: slices.Clone(have.Maps), Chains: slices.Clone(have.Chains)}
-	for _, s := range want.Sets {
-		if isNew("set " + s.Name) {
-			out.Sets, needed = append(out.Sets, s), needed || s.Interval
+	if !needed || len(then) == 0 {
+		return nil, changes
+	}
+	return first, then
+}
+
+// undone are the changes that take back what was laid ready.
+func undone(first []ruleset.Change) (out []ruleset.Change) {
+	for _, ch := range slices.Backward(first) { // what is named goes behind what names it
+		if ch.Op == ruleset.Add {
+			ch.Op = ruleset.Delete
+			out = append(out, ch)
 		}
 	}
-	for _, m := range want.Maps {
-		if isNew("set " + m.Name) {
-			out.Maps = append(out.Maps, m)
-		}
-	}
-	for _, c := range want.Chains {
-		if c.Hook == "" && isNew("chain "+c.Name) {
-			out.Chains, needed = append(out.Chains, c), true
-		}
-	}
-	if !needed {
-		return nil
-	}
+	slices.SortStableFunc(out, func(a, b ruleset.Change) int { return goes(a) - goes(b) })
 	return out
+}
+
+// goes is the order in which objects are deleted: maps, chains, sets.
+func goes(ch ruleset.Change) int {
+	switch {
+	case ch.Map != nil:
+		return 0
+	case ch.Chain != nil:
+		return 1
+	}
+	return 2
 }

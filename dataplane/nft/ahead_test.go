@@ -1,9 +1,8 @@
 package nft_test
 
 import (
+	"fmt"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/tierwall/tierwall/dataplane/nft"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
@@ -19,25 +18,27 @@ func TestAhead(t *testing.T) {
 	}
 	have := &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}}, Chains: []ruleset.Chain{base(to("a")), {Name: "a"}}}
 	for _, c := range []struct {
-		name             string
-		have, want, laid *ruleset.Table
+		name string
+		want *ruleset.Table
+		laid string // the changes that lay ready, and those that take them back
 	}{
-		{"no table", nil, have, nil},
-		{"nothing new", have, have, nil},
-		{"other rules, other elements", have, &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s", Elems: []ruleset.Elem{{Num: 1}}}},
-			Chains: []ruleset.Chain{base(nil), {Name: "a", Rules: to("b")}}}, nil},
-		{"a hash set is filled when the rules that read it come into force", have, &ruleset.Table{Name: "t",
-			Sets: []ruleset.Set{{Name: "s"}, {Name: "new"}}, Chains: have.Chains}, nil},
-		{"a chain, with the set that it reads, and not the base chain that leads to it", have, &ruleset.Table{Name: "t",
-			Sets:   []ruleset.Set{{Name: "new"}},
+		{"nothing new", have, "[] []"},
+		{"other rules, other elements", &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s", Elems: []ruleset.Elem{{Num: 1}}}},
+			Chains: []ruleset.Chain{base(nil), {Name: "a", Rules: to("b")}}}, "[] []"},
+		{"a hash set is filled when the rules that read it come into force", &ruleset.Table{Name: "t",
+			Sets: []ruleset.Set{{Name: "s"}, {Name: "new"}}, Chains: []ruleset.Chain{base(nil), {Name: "a"}}}, "[] []"},
+		{"a chain, with the set and the map that it reads, and not the base chain that leads to it", &ruleset.Table{Name: "t",
+			Sets: []ruleset.Set{{Name: "new"}}, Maps: []ruleset.Map{{Name: "m"}},
 			Chains: []ruleset.Chain{base(to("b")), {Name: "out", Hook: "output", Rules: to("b")}, {Name: "b", Rules: to("a")}, {Name: "a", Rules: to("b")}}},
-			&ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}, {Name: "new"}},
-				Chains: []ruleset.Chain{base(to("a")), {Name: "a"}, {Name: "b", Rules: to("a")}}}},
-		{"an interval set", have, &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}, {Name: "nets", Interval: true}}, Chains: have.Chains},
-			&ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}, {Name: "nets", Interval: true}}, Chains: have.Chains}},
+			"[add chain b add set new add map m replace the rules of chain b] [delete map m delete chain b delete set new]"},
+		{"an interval set", &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}, {Name: "nets", Interval: true}}, Chains: []ruleset.Chain{base(nil), {Name: "a"}}},
+			"[add set nets] [delete set nets]"},
+		{"an interval set that nothing reads", &ruleset.Table{Name: "t", Sets: []ruleset.Set{{Name: "s"}, {Name: "nets", Interval: true}}, Chains: have.Chains}, "[] []"},
 	} {
-		if diff := cmp.Diff(c.laid, nft.Ahead(c.have, c.want), sameAddr); diff != "" {
-			t.Errorf("%s: -want +have:\n%s", c.name, diff)
+		changes := ruleset.Diff(have, c.want)
+		first, then := nft.Ahead(changes)
+		if got := fmt.Sprint(first, nft.Undone(first)); got != c.laid || len(first)+len(then) != len(changes) {
+			t.Errorf("%s: want %s, got %s, and %d of %d changes", c.name, c.laid, got, len(first)+len(then), len(changes))
 		}
 	}
 }

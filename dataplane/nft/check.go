@@ -25,7 +25,7 @@ const (
 // check refuses a table that the kernel would refuse without saying which object is at fault, and one that it would take for
 // another: a number cut to a byte, an interface's name cut to its buffer, a hook that does not exist.
 func check(t *ruleset.Table) error {
-	k := checker{sets: map[string]*ruleset.Set{}, maps: map[string]*ruleset.Map{}, chains: map[string]bool{}}
+	k := newChecker()
 	if err := k.names(t); err != nil {
 		return err
 	}
@@ -49,25 +49,31 @@ func check(t *ruleset.Table) error {
 
 // checker knows what can be named.
 type checker struct {
-	sets   map[string]*ruleset.Set
-	maps   map[string]*ruleset.Map
-	chains map[string]bool
+	sets, maps map[string]ruleset.Type
+	chains     map[string]bool
+}
+
+func newChecker() checker {
+	return checker{sets: map[string]ruleset.Type{}, maps: map[string]ruleset.Type{}, chains: map[string]bool{}}
 }
 
 func (k *checker) names(t *ruleset.Table) error {
 	for i := range t.Sets {
 		s := &t.Sets[i]
-		if err := name("set", s.Name, k.sets[s.Name] != nil); err != nil {
+		_, again := k.sets[s.Name]
+		if err := name("set", s.Name, again); err != nil {
 			return err
 		}
-		k.sets[s.Name] = s
+		k.sets[s.Name] = s.Type
 	}
 	for i := range t.Maps {
 		m := &t.Maps[i]
-		if err := name("map", m.Name, k.maps[m.Name] != nil || k.sets[m.Name] != nil); err != nil {
+		_, again := k.maps[m.Name]
+		_, taken := k.sets[m.Name]
+		if err := name("map", m.Name, again || taken); err != nil {
 			return err
 		}
-		k.maps[m.Name] = m
+		k.maps[m.Name] = m.Type
 	}
 	for i := range t.Chains {
 		c := &t.Chains[i]
@@ -290,8 +296,7 @@ func (k *checker) lookup(r *ruleset.Rule) error {
 	if r.Verdict != (ruleset.Verdict{}) {
 		return fmt.Errorf("both a map and %s", r.Verdict)
 	}
-	m := k.maps[r.VMap.Map]
-	if m == nil || !holds(m.Type, r.VMap.Key) {
+	if t, ok := k.maps[r.VMap.Map]; !ok || !holds(t, r.VMap.Key) {
 		return fmt.Errorf("%s vmap @%s: there is no such map of that type", keyName(r.VMap.Key), r.VMap.Map)
 	}
 	if proto := icmpProtocols[r.VMap.Key]; proto != 0 && protocolOf(r.Matches) != proto {
@@ -306,7 +311,7 @@ func (k *checker) match(m *ruleset.Match) error {
 	case m.Set != "" && m.Elem != ruleset.Elem{}:
 		return fmt.Errorf("%s: both a set and a value", keyName(m.Key))
 	case m.Set != "":
-		if s := k.sets[m.Set]; s == nil || !holds(s.Type, m.Key) {
+		if t, ok := k.sets[m.Set]; !ok || !holds(t, m.Key) {
 			return fmt.Errorf("%s @%s: there is no such set of that type", keyName(m.Key), m.Set)
 		}
 		return nil

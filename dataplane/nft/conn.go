@@ -33,10 +33,12 @@ type Conn struct {
 	name  string
 	flags nftables.TableFlags // of a table that Apply makes
 
-	// What the last Apply left in the kernel, or nil, and the generation of all of the kernel's nftables that had it. While
-	// the generation stays, or the table is owned, it need not be read.
-	last *ruleset.Table
-	gen  uint32
+	// What the last Apply left in the kernel, or nil; whether we own that, or else the generation of all of the kernel's nftables
+	// that had it: while the table is owned, or the generation stays, it need not be read. And what its objects are, or nil.
+	last  *ruleset.Table
+	mine  bool
+	gen   uint32
+	known *objects
 
 	fault func(call string) error // of tests; nil
 }
@@ -78,23 +80,29 @@ var errMoved = fmt.Errorf("nftables changed while they were read: %w", unix.ERES
 type manner struct {
 	flags nftables.TableFlags // of a table that it makes
 	anew  bool                // delete the table, and make it again
-	laid  bool                // what is new is there already, and nothing leads to it
 }
 
 // Apply makes the table in the kernel equal to want, in one transaction, before which another may lay ready what is new: after an
-// error the kernel has what it had, but for what nothing leads to when it refuses to give that up again. It gives the changes that it made: none when the table was so already.
-func (c *Conn) Apply(want *ruleset.Table) ([]ruleset.Change, error) {
-	want, err := c.accept(want)
-	if err != nil {
-		return nil, err
+// error the kernel has what it had, but for what nothing leads to when it refuses to give that up again. It gives the changes that it
+// made: none when the table was so already. The Conn keeps want, which must not be changed any more.
+func (c *Conn) Apply(want *ruleset.Table) ([]ruleset.Change, error) { return c.Change(want, nil) }
+
+// Change is Apply for one who knows the changes from the table of the last Apply or Change to want: those that Diff gives, in its
+// order, or nil if he does not know. Where the kernel is known to have that last table, nothing but the changes is looked at.
+// Otherwise, and when they are in doubt, the whole is, as by Apply.
+func (c *Conn) Change(want *ruleset.Table, known []ruleset.Change) ([]ruleset.Change, error) {
+	if want.Name != c.name {
+		return nil, fmt.Errorf("table %s: the connection is for table %s", want.Name, c.name)
 	}
 	how := manner{flags: c.flags}
 	for attempt := 1; ; attempt++ {
-		changes, err := c.try(want, how)
+		changes, err := c.try(want, known, how)
 		switch {
 		case err == nil:
 			c.flags = how.flags
 			return changes, nil
+		case errors.Is(err, errWrong):
+			return nil, err
 		case attempt == attempts:
 		case errors.Is(err, unix.ERESTART), errors.Is(err, unix.EINTR):
 			continue
@@ -109,69 +117,73 @@ func (c *Conn) Apply(want *ruleset.Table) ([]ruleset.Change, error) {
 	}
 }
 
-// accept gives the table with everything said that it implies, if it can be programmed.
-func (c *Conn) accept(want *ruleset.Table) (*ruleset.Table, error) {
-	if want.Name != c.name {
-		return nil, fmt.Errorf("table %s: the connection is for table %s", want.Name, c.name)
+var (
+	errMaking = errors.New("making the table")                   // or taking it over
+	errWrong  = errors.New("the table cannot mean what it says") // found by us, before the kernel was asked
+)
+
+func (c *Conn) try(want *ruleset.Table, known []ruleset.Change, how manner) ([]ruleset.Change, error) {
+	s, err := c.state(how.flags)
+	if err != nil {
+		return nil, err
 	}
-	if err := check(want); err != nil {
-		return nil, fmt.Errorf("table %s: %w", want.Name, err)
+	changes, objects, err := c.judge(&s, want, known, how)
+	if err != nil {
+		return nil, err
 	}
-	return explicit(want), nil
+	if s.settled() && len(changes) == 0 {
+		c.remember(want, objects, s.mine, s.gen)
+		return nil, nil
+	}
+	c.forget()
+	gen, err := c.commit(s, changes, how.flags)
+	if err != nil {
+		return nil, err
+	}
+	c.remember(want, objects, how.flags == owned, gen)
+	return changes, nil
 }
 
-// errMaking marks an error of a transaction that makes the table or takes it over.
-var errMaking = errors.New("making the table")
+// remember what the kernel has. Our own commit has made the generation one more; if others have committed since, it is more than
+// that, and the table will be read.
+func (c *Conn) remember(t *ruleset.Table, known *objects, mine bool, gen uint32) {
+	c.last, c.known, c.mine, c.gen = t, known, mine, gen
+}
 
-func (c *Conn) try(want *ruleset.Table, how manner) ([]ruleset.Change, error) {
-	gen, err := c.generation()
-	if err != nil {
-		return nil, err
+func (c *Conn) forget() { c.remember(nil, nil, false, 0) }
+
+// judge whether the table can be programmed, and by which changes. What is remembered is right, so that only the changes to it are
+// looked at, unless they are in doubt; then, and for a table that was read, the whole is.
+func (c *Conn) judge(s *state, want *ruleset.Table, known []ruleset.Change, how manner) ([]ruleset.Change, *objects, error) {
+	if s.remembered && !how.anew {
+		if known == nil {
+			known = ruleset.Diff(s.table, want)
+		}
+		if c.known == nil {
+			c.known = learn(s.table)
+		}
+		if c.known.accept(known, s.table, want) == nil {
+			return said(known, s.table), c.known, nil
+		}
+		c.known = nil
 	}
-	s, err := c.state(gen, how.flags)
-	if err != nil {
-		return nil, err
+	if err := check(want); err != nil {
+		return nil, nil, fmt.Errorf("table %s: %w", want.Name, wrong{err})
 	}
-	if s.exists && (how.anew || s.table != nil && clash(s.table, want)) {
-		s.replace = true
+	if s.remembered {
+		s.table = explicit(s.table)
 	}
+	s.replace = s.replace || s.exists && (how.anew || s.table != nil && clash(s.table, want))
 	if s.replace {
 		s.table = nil
 	}
-	if first := ahead(s.table, want); first != nil && !how.laid {
-		done, err := c.make(s, first, how.flags, gen)
-		if err != nil {
-			return nil, err
-		}
-		how.laid = true
-		more, err := c.try(want, how)
-		if err != nil {
-			// What nothing leads to goes again; where it cannot, it does no harm, and the next Apply sees it.
-			_, _ = c.try(s.table, how)
-			return nil, err
-		}
-		return append(done, more...), nil
-	}
-	return c.make(s, want, how.flags, gen)
+	return ruleset.Diff(s.table, explicit(want)), learn(want), nil
 }
 
-// make makes want of what is there at a generation.
-func (c *Conn) make(s state, want *ruleset.Table, flags nftables.TableFlags, gen uint32) ([]ruleset.Change, error) {
-	changes := ruleset.Diff(s.table, want)
-	if s.settled() && len(changes) == 0 {
-		c.last, c.gen = want, gen
-		return nil, nil
-	}
-	c.last = nil
-	if err := c.commit(s, changes, flags, gen); err != nil {
-		return nil, err
-	}
-	// Only if the table is owned, or nobody else committed in between, is what was written known to be what is there.
-	if now, err := c.generation(); err == nil && (flags == owned || now == gen+1) {
-		c.last, c.gen = want, now
-	}
-	return changes, nil
-}
+// wrong marks an error as errWrong and says nothing more.
+type wrong struct{ error }
+
+func (wrong) Is(target error) bool { return target == errWrong }
 
 // generation of all the nftables of the namespace: it grows with every commit.
 func (c *Conn) generation() (uint32, error) {
@@ -182,14 +194,22 @@ func (c *Conn) generation() (uint32, error) {
 	return gen.ID, nil
 }
 
-// state is what is there at a generation: what the last Apply left, where that is certain, or what is read.
-func (c *Conn) state(gen uint32, flags nftables.TableFlags) (state, error) {
-	t, err := c.ours()
+// state is what is there: what the last Apply left, where that is certain, or what is read.
+func (c *Conn) state(flags nftables.TableFlags) (state, error) {
+	if c.last != nil && c.mine {
+		return state{table: c.last, exists: true, mine: true, remembered: true}, nil
+	}
+	gen, err := c.generation()
 	if err != nil {
 		return state{}, err
 	}
-	if c.last != nil && t != nil && (gen == c.gen || t.Flags&owned == owned) {
-		return state{table: c.last, exists: true, mine: t.Flags&owned == owned}, nil
+	if c.last != nil && gen == c.gen {
+		return state{table: c.last, exists: true, remembered: true, gen: gen}, nil
+	}
+	c.forget()
+	t, err := c.ours()
+	if err != nil {
+		return state{}, err
 	}
 	s, err := c.read(t, flags)
 	if err != nil {
@@ -198,10 +218,31 @@ func (c *Conn) state(gen uint32, flags nftables.TableFlags) (state, error) {
 	if now, err := c.generation(); err != nil || now != gen {
 		return state{}, errors.Join(err, errMoved)
 	}
+	s.gen = gen
 	return s, nil
 }
 
-func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFlags, gen uint32) error {
+// commit the changes, and give the generation that has them.
+func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFlags) (gen uint32, err error) {
+	first, then := ahead(changes)
+	if len(first) == 0 || s.table == nil { // or nobody is filtered yet, or by something that cannot stay
+		return s.gen + 1, c.transact(s, changes, flags)
+	}
+	if err := c.transact(s, first, flags); err != nil {
+		return 0, err
+	}
+	s = state{exists: true, mine: flags == owned, gen: s.gen + 1}
+	if err := c.transact(s, then, flags); err != nil {
+		// What nothing leads to goes again; where it cannot, it does no harm, and the next Apply sees it.
+		_ = c.transact(state{exists: true, mine: true}, undone(first), flags)
+		return 0, err
+	}
+	return s.gen + 1, nil
+}
+
+// transact makes the changes in one transaction.
+func (c *Conn) transact(s state, changes []ruleset.Change, flags nftables.TableFlags) error {
+	gen := s.gen
 	if s.mine {
 		gen = 0 // nobody else can have changed it: others' commits need not stop us
 	}
@@ -216,27 +257,12 @@ func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFla
 // change what an object is: the table is made anew.
 func clash(have, want *ruleset.Table) bool {
 	is := kinds(have)
-	for name, kind := range kinds(want) {
-		if k, ok := is[name]; ok && k != kind {
+	for r, kind := range kinds(want) {
+		if k, ok := is[r]; ok && k != kind {
 			return true
 		}
 	}
 	return false
-}
-
-// kinds of a table's objects, by name. Sets and maps share their names.
-func kinds(t *ruleset.Table) map[string]string {
-	out := make(map[string]string, len(t.Sets)+len(t.Maps)+len(t.Chains))
-	for _, s := range t.Sets {
-		out["set "+s.Name] = fmt.Sprint(s.Type, s.Interval)
-	}
-	for _, m := range t.Maps {
-		out["set "+m.Name] = fmt.Sprint("map", m.Type)
-	}
-	for _, c := range t.Chains {
-		out["chain "+c.Name] = fmt.Sprint(c.Hook, c.Priority)
-	}
-	return out
 }
 
 // call is what tests fail instead of the kernel, before each call to it.
@@ -253,7 +279,7 @@ func (c *Conn) Delete() error {
 	if err != nil || t == nil {
 		return err
 	}
-	c.last = nil
+	c.forget()
 	w := &writer{newBatch(0), c.name}
 	w.deleteTable()
 	if err := c.send(w.batch); err != nil {

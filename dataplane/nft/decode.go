@@ -25,6 +25,9 @@ type state struct {
 	mine    bool // we own it
 	adopt   bool // it is an orphan, to be taken over
 	replace bool // it cannot be changed into ours
+
+	remembered bool   // not read
+	gen        uint32 // the generation that has it, where that had to be known
 }
 
 // settled tells whether the table itself is as it has to be, whatever is in it.

@@ -2,19 +2,57 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
+	"reflect"
 
 	"github.com/mdlayher/netlink"
+
+	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
 // Tests look at these.
 var (
 	Ahead            = ahead
+	Undone           = undone
 	ForeignMessage   = foreign
 	Explicit         = explicit
 	Check            = check
 	MarkMessage      = markMessage
 	DecodeConnection = decodeConnection
 )
+
+// Judged tells whether the changes from a right table to another are accepted without a look at the whole of it, and whether what is
+// then known is what the whole would have taught.
+func Judged(have, want *ruleset.Table) (accepted, same bool) {
+	o := learn(have)
+	if o.accept(ruleset.Diff(have, want), have, want) != nil {
+		return false, true
+	}
+	return true, reflect.DeepEqual(o.outline(), learn(want).outline())
+}
+
+// outline is what is known, without pointers.
+func (o *objects) outline() map[string]any {
+	out := map[string]any{"sets": o.sets, "maps": o.maps, "chains": o.chains, "demands": o.demands}
+	names := map[*node]ref{}
+	for r, n := range o.nodes {
+		names[n] = r
+	}
+	for r, n := range o.nodes {
+		to, from := map[ref]int{}, map[ref]int{}
+		for other, count := range n.to {
+			to[names[other]] = count
+		}
+		for other, count := range n.from {
+			from[names[other]] = count
+		}
+		out[fmt.Sprint(r)] = []any{n.kind, n.forbids, n.demands, to, from}
+	}
+	return out
+}
+
+// Clash tells whether the kernel cannot make the one table of the other.
+var Clash = clash
 
 // Unowned makes the Conn behave as on a kernel before 6.9, whose tables have no owner that persists.
 func (c *Conn) Unowned() { c.flags = 0 }

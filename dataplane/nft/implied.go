@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"reflect"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -68,18 +69,37 @@ func protocolOf(matches []ruleset.Match) (proto uint32) {
 	return proto
 }
 
+// said gives changes to a table as they are between what explicit gives: a chain that only says otherwise what it said is not changed.
+func said(changes []ruleset.Change, have *ruleset.Table) []ruleset.Change {
+	out := make([]ruleset.Change, 0, len(changes))
+	for _, ch := range changes {
+		if c := ch.Chain; c != nil && ch.Within {
+			ch.Chain = &ruleset.Chain{Name: c.Name, Hook: c.Hook, Priority: c.Priority, Rules: spelledRules(c.Rules)}
+			if reflect.DeepEqual(ch.Chain.Rules, spelledRules(rulesOf(have, c.Name))) {
+				continue
+			}
+		}
+		out = append(out, ch)
+	}
+	return out
+}
+
 // explicit gives the table in the one of several equal ways to say it in which it is read back.
 func explicit(t *ruleset.Table) *ruleset.Table {
 	out := *t
 	out.Chains = slices.Clone(t.Chains)
 	for i := range out.Chains {
-		rules := slices.Clone(out.Chains[i].Rules)
-		for j := range rules {
-			rules[j].Matches = spelledOut(&rules[j])
-		}
-		out.Chains[i].Rules = rules
+		out.Chains[i].Rules = spelledRules(out.Chains[i].Rules)
 	}
 	return &out
+}
+
+func spelledRules(rules []ruleset.Rule) []ruleset.Rule {
+	out := slices.Clone(rules)
+	for i := range out {
+		out[i].Matches = spelledOut(&out[i])
+	}
+	return out
 }
 
 func spelledOut(r *ruleset.Rule) []ruleset.Match {

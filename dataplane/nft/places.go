@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
@@ -26,7 +25,7 @@ func places(t *ruleset.Table) error {
 			continue
 		}
 		for _, name := range reached(base.Name, next) {
-			if err := place(chains[name], base); err != nil {
+			if err := placed(chains[name], base); err != nil {
 				return err
 			}
 		}
@@ -76,20 +75,50 @@ func reached(from string, next map[string][]string) []string {
 	return out
 }
 
-// place refuses the rules of a chain that cannot do at the base chain what they say.
-func place(c, base *ruleset.Chain) error {
-	rejects := base.Hook != "postrouting"
-	untracked := (base.Hook == "prerouting" || base.Hook == "output") && base.Priority < trackingPriority
-	i := slices.IndexFunc(c.Rules, func(r ruleset.Rule) bool {
-		return !rejects && r.Verdict.Kind == ruleset.Reject || !untracked && r.NoTrack
-	})
-	if i < 0 {
-		return nil
+// place is what only some base chains let the chains that they lead to do.
+type place uint8
+
+const (
+	rejecting place = 1 << iota
+	untracking
+)
+
+var whyNot = map[place]string{rejecting: "the kernel does not reject there",
+	untracking: fmt.Sprintf("notrack is for prerouting and output before priority %d", trackingPriority)}
+
+// forbidden at a hook.
+func forbidden(hook string, priority int) (out place) {
+	if hook == "postrouting" {
+		out |= rejecting
 	}
-	why := "the kernel does not reject there"
-	if c.Rules[i].NoTrack {
-		why = fmt.Sprintf("notrack is for prerouting and output before priority %d", trackingPriority)
+	if early := (hook == "prerouting" || hook == "output") && priority < trackingPriority; hook != "" && !early {
+		out |= untracking
 	}
-	return fmt.Errorf("chain %s: rule %d (%s), which base chain %s at %s %d leads to: %s",
-		c.Name, i+1, c.Rules[i].ID, base.Name, base.Hook, base.Priority, why)
+	return out
+}
+
+// demanded by a rule.
+func demanded(r *ruleset.Rule) (out place) {
+	if r.Verdict.Kind == ruleset.Reject {
+		out |= rejecting
+	}
+	if r.NoTrack {
+		out |= untracking
+	}
+	return out
+}
+
+// placed refuses the rules of a chain that cannot do at the base chain what they say.
+func placed(c, base *ruleset.Chain) error {
+	forbids := forbidden(base.Hook, base.Priority)
+	for i := range c.Rules {
+		r := &c.Rules[i]
+		for _, p := range []place{untracking, rejecting} {
+			if p&forbids&demanded(r) != 0 {
+				return fmt.Errorf("chain %s: rule %d (%s), which base chain %s at %s %d leads to: %s",
+					c.Name, i+1, r.ID, base.Name, base.Hook, base.Priority, whyNot[p])
+			}
+		}
+	}
+	return nil
 }
