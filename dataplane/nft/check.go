@@ -367,6 +367,8 @@ func holds(t ruleset.Type, k ruleset.Key) bool {
 		return t == ruleset.TypeIfaceIPv4
 	case ruleset.KeyIIFNameIP6SAddr:
 		return t == ruleset.TypeIfaceIPv6
+	case ruleset.KeyProtoDPort:
+		return t == ruleset.TypeProtoPort
 	case ruleset.KeyICMPType:
 		return t == ruleset.TypeICMP
 	case ruleset.KeyICMPv6Type:

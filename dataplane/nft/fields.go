@@ -73,6 +73,8 @@ var concats = map[ruleset.Key][]part{
 
 	ruleset.KeyIIFNameIPSAddr:  {{ruleset.KeyIIFName, 1}, {ruleset.KeyIPSAddr, 2}},
 	ruleset.KeyIIFNameIP6SAddr: {{ruleset.KeyIIFName, 1}, {ruleset.KeyIP6SAddr, 2}},
+
+	ruleset.KeyProtoDPort: {{ruleset.KeyL4Proto, 1}, {ruleset.KeyDPort, 9}},
 }
 
 type part struct {
@@ -185,6 +187,7 @@ func concatenated(types ...nftables.SetDatatype) nftables.SetDatatype {
 var setTypes = map[ruleset.Type]setType{
 	ruleset.TypeIfaceIPv4: ifaceAddr(nftables.TypeIPAddr, 4),
 	ruleset.TypeIfaceIPv6: ifaceAddr(nftables.TypeIP6Addr, 16),
+	ruleset.TypeProtoPort: {concatenated(nftables.TypeInetProto, nftables.TypeInetService), []field{{size: 1, value: number}, {size: 2, value: port}}},
 	ruleset.TypeIPv4:      single(nftables.TypeIPAddr, 4, addr),
 	ruleset.TypeIPv6:      single(nftables.TypeIP6Addr, 16, addr),
 	ruleset.TypePort:      single(nftables.TypeInetService, 2, port),

@@ -192,6 +192,7 @@ func everyRule() *ruleset.Table {
 		{Name: "n4", Type: ruleset.TypeIPv4, Interval: true, Elems: []ruleset.Elem{one(netip.MustParseAddr("0.0.0.0")), span(a4, b4), span(b4.Next(), netip.MustParseAddr("10.0.0.12")), span(netip.MustParseAddr("240.0.0.0"), max4)}},
 		{Name: "n6", Type: ruleset.TypeIPv6, Interval: true, Elems: []ruleset.Elem{span(a6, b6), one(max6)}},
 		{Name: "p", Type: ruleset.TypePort, Interval: true, Elems: []ruleset.Elem{ports(0, 1), ports(80, 80), ports(1000, 65535)}},
+		{Name: "pp", Type: ruleset.TypeProtoPort, Elems: []ruleset.Elem{{Proto: 6, Port: 80, PortTo: 80}, {Proto: 132, Port: 65535, PortTo: 65535}}},
 		{Name: "s4", Type: ruleset.TypeIPv4Port, Elems: []ruleset.Elem{{From: a4, To: a4, Proto: 6, Port: 80, PortTo: 80}, {From: a4, To: a4, Proto: 17, Port: 53, PortTo: 53}}},
 		{Name: "s6", Type: ruleset.TypeIPv6Port, Elems: []ruleset.Elem{{From: a6, To: a6, Proto: 132, Port: 7, PortTo: 7}}},
 	}, Maps: []ruleset.Map{
@@ -200,6 +201,7 @@ func everyRule() *ruleset.Table {
 		{Name: "mi", Type: ruleset.TypeIface, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
 		{Name: "mia", Type: ruleset.TypeIfaceIPv4, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0", From: a4, To: a4}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
 		{Name: "mia6", Type: ruleset.TypeIfaceIPv6, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0", From: a6, To: a6}, Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}}},
+		{Name: "mpp", Type: ruleset.TypeProtoPort, Entries: []ruleset.Entry{{Key: ruleset.Elem{Proto: 17, Port: 53, PortTo: 53}, Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}}},
 	}}
 	proto := func(n uint32) ruleset.Match {
 		return ruleset.Match{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: n}}
@@ -225,6 +227,8 @@ func everyRule() *ruleset.Table {
 			set("ia4")
 		case ruleset.KeyIIFNameIP6SAddr:
 			set("ia6")
+		case ruleset.KeyProtoDPort:
+			set("pp")
 		case ruleset.KeyNFProto:
 			value(ruleset.Elem{Num: 10})
 		case ruleset.KeyL4Proto:
@@ -283,6 +287,7 @@ func everyRule() *ruleset.Table {
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIP6DAddr, Map: "m6"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIPSAddr, Map: "mia"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFNameIP6SAddr, Map: "mia6"}, Counter: true},
+		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyProtoDPort, Map: "mpp"}},
 		ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "mi"}, Matches: []ruleset.Match{{Key: ruleset.KeyIIFName, Not: true, Elem: ruleset.Elem{Iface: "lo"}}}},
 		ruleset.Rule{ID: ruleset.RuleID(strings.Repeat("x", 127)), Verdict: ruleset.Verdict{Kind: ruleset.Reject}},
 	)

@@ -100,6 +100,13 @@ func elems(rt *rapid.T, t ruleset.Type, interval bool) (out []ruleset.Elem) {
 			p := draw(rt, "port", poolPort...)
 			out = append(out, ruleset.Elem{From: a, To: a, Proto: draw(rt, "proto", poolProto...), Port: p, PortTo: p})
 		}
+	case ruleset.TypeProtoPort:
+		for _, proto := range some(rt, poolProto) {
+			for _, e := range spans(rt, some(rt, poolPort), portElem, false) {
+				e.Proto = proto
+				out = append(out, e)
+			}
+		}
 	case ruleset.TypeIfaceIPv4, ruleset.TypeIfaceIPv6:
 		pool := map[ruleset.Type][]netip.Addr{ruleset.TypeIfaceIPv4: pool4, ruleset.TypeIfaceIPv6: pool6}[t]
 		for _, a := range some(rt, pool) {
@@ -292,7 +299,7 @@ func contradicts(matches []ruleset.Match) bool {
 // keysOf a type: the fields that a set or map of it can be asked for.
 var keysOf = map[ruleset.Type][]ruleset.Key{
 	ruleset.TypeIPv4: {ruleset.KeyIPSAddr, ruleset.KeyIPDAddr}, ruleset.TypeIPv6: {ruleset.KeyIP6SAddr, ruleset.KeyIP6DAddr},
-	ruleset.TypePort:     {ruleset.KeySPort, ruleset.KeyDPort},
+	ruleset.TypePort: {ruleset.KeySPort, ruleset.KeyDPort}, ruleset.TypeProtoPort: {ruleset.KeyProtoDPort},
 	ruleset.TypeIPv4Port: {ruleset.KeyIPSAddrPort, ruleset.KeyIPDAddrPort}, ruleset.TypeIPv6Port: {ruleset.KeyIP6SAddrPort, ruleset.KeyIP6DAddrPort},
 	ruleset.TypeIfaceIPv4: {ruleset.KeyIIFNameIPSAddr}, ruleset.TypeIfaceIPv6: {ruleset.KeyIIFNameIP6SAddr},
 	ruleset.TypeIface: {ruleset.KeyIIFName, ruleset.KeyOIFName}, ruleset.TypeICMP: {ruleset.KeyICMPType}, ruleset.TypeICMPv6: {ruleset.KeyICMPv6Type},

@@ -339,7 +339,7 @@ func (c *compiler) guard(g *policy.Guard, m mode) string {
 		if c.tierPasses(t, g.Direction) {
 			chain.Rules = append(chain.Rules, Rule{Verdict: Verdict{Jump, c.tierChain(t, g.Direction, m)}})
 		} else {
-			chain.Rules = append(chain.Rules, c.tier(t, g.Direction, m)...)
+			chain.Rules = append(chain.Rules, c.tier(fmt.Sprintf("%s/%d", name, i), t, g.Direction, m)...)
 		}
 		if t.Default != policy.Pass && !c.tierPasses(t, g.Direction) {
 			break // nothing goes on behind it
@@ -361,24 +361,26 @@ func (c *compiler) tierPasses(t *policy.Tier, d policy.Direction) bool {
 func (c *compiler) tierChain(t *policy.Tier, d policy.Direction, m mode) string {
 	name := "tier/" + d.String() + "/" + hash(*t) + m.suffix
 	if c.chains[name] == nil {
-		c.chains[name] = &Chain{Name: name, Rules: c.tier(t, d, m)}
+		c.chains[name] = &Chain{Name: name, Rules: c.tier(name, t, d, m)}
 	}
 	return name
 }
 
 // tier is the tier's policies and its default action. A policy with a Pass rule stands in the tier's own chain, since only
-// there return leaves the tier; every other policy is one chain for all.
-func (c *compiler) tier(t *policy.Tier, d policy.Direction, m mode) (out []Rule) {
+// there return leaves the tier; every other policy has chains that are for all. owner is where the tier stands.
+func (c *compiler) tier(owner string, t *policy.Tier, d policy.Direction, m mode) []Rule {
+	var steps []step
 	for _, ref := range t.Policies {
 		p := c.plan.Policy(ref)
 		switch {
 		case len(p.Rules(d)) == 0:
 		case p.HasPass(d):
-			out = append(out, c.policyRules(p, d, m)...)
+			steps = append(steps, step{rules: func() []Rule { return c.policyRules(p, d, m) }})
 		default:
-			out = append(out, Rule{Verdict: Verdict{Jump, c.policyChain(p, d, m)}})
+			steps = append(steps, c.policyStep(p, d, m))
 		}
 	}
+	out := c.byPort(c.policySteps(owner, steps))
 	if t.Default != policy.Pass {
 		out = append(out, Rule{ID: endOfTier(t, d), Counter: true, Verdict: m.verdict(t.Default)})
 	}
@@ -401,13 +403,13 @@ func endOfTier(t *policy.Tier, d policy.Direction) RuleID {
 func (c *compiler) policyChain(p *policy.Policy, d policy.Direction, m mode) string {
 	name := chainName(p) + "/" + d.String() + m.suffix
 	if c.chains[name] == nil {
-		c.chains[name] = &Chain{Name: name, Rules: c.policyRules(p, d, m)}
+		c.chains[name] = &Chain{Name: name, Rules: c.byPort(c.ruleSteps(p, d, m))}
 	}
 	return name
 }
 
 const (
-	maxChainName = 127 - len("/ingress/reject")
+	maxChainName = 127 - len("/ingress/udplite-65535/reject/99999")
 	maxComment   = 128
 )
 
@@ -435,13 +437,19 @@ func ruleID(what, rest string) RuleID {
 
 func (c *compiler) policyRules(p *policy.Policy, d policy.Direction, m mode) (out []Rule) {
 	for i := range p.Rules(d) {
-		r := &p.Rules(d)[i]
-		rule := c.effect(p, r, m)
-		rule.ID = ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
-		for _, matches := range c.ways(r) {
-			rule.Matches = matches
-			out = append(out, rule)
-		}
+		out = append(out, c.rule(p, i, d, m)...)
+	}
+	return out
+}
+
+// rule i of a policy, in each way in which it can match.
+func (c *compiler) rule(p *policy.Policy, i int, d policy.Direction, m mode) (out []Rule) {
+	r := &p.Rules(d)[i]
+	rule := c.effect(p, r, m)
+	rule.ID = ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
+	for _, matches := range c.ways(r) {
+		rule.Matches = matches
+		out = append(out, rule)
 	}
 	return out
 }

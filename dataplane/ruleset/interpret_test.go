@@ -213,6 +213,8 @@ func (in *interpreter) field(k ruleset.Key, p *packet) (ruleset.Elem, bool) {
 		return addrPort(p.Src, p.SrcPort, false)
 	case ruleset.KeyIP6DAddrPort:
 		return addrPort(p.Dst, p.DstPort, false)
+	case ruleset.KeyProtoDPort:
+		return ruleset.Elem{Proto: p.Proto, Port: p.DstPort, PortTo: p.DstPort}, ports
 	case ruleset.KeyICMPType:
 		return num(uint32(p.ICMPType), v4 && p.Proto == policy.ProtoICMP)
 	case ruleset.KeyICMPCode:

@@ -48,6 +48,7 @@ const (
 	TypeICMPv6                // icmpv6_type
 	TypeIfaceIPv4             // ifname . ipv4_addr
 	TypeIfaceIPv6             // ifname . ipv6_addr
+	TypeProtoPort             // inet_proto . inet_service
 )
 
 // Elem is one element of a set, one key of a map, or the value that a Match compares with. Only the fields that its type
@@ -58,6 +59,7 @@ const (
 //	address.proto.port  From, To, Proto, Port, PortTo
 //	interface         Iface; in a Match, not in a set, "cali*" is every name that begins so
 //	iface.address     Iface, From, To
+//	proto.port        Proto, Port, PortTo
 //	a number          Num (protocol, ICMP type or code, ct state or status bits, mark under Mask, address type)
 type Elem struct {
 	From, To     netip.Addr
@@ -163,6 +165,7 @@ const (
 	KeySAddrType                  // fib saddr type: Num is a kernel's RTN_ number
 	KeyIIFNameIPSAddr             // iifname . ip saddr, sets only
 	KeyIIFNameIP6SAddr            // iifname . ip6 saddr, sets only
+	KeyProtoDPort                 // meta l4proto . th dport, sets only
 )
 
 // The bits of ct status, and the types of addresses, that our tables ask for.

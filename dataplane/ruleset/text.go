@@ -13,7 +13,8 @@ var (
 	typeWords = [...]string{TypeIPv4: "ipv4_addr", TypeIPv6: "ipv6_addr", TypePort: "inet_service",
 		TypeIPv4Port: "ipv4_addr . inet_proto . inet_service", TypeIPv6Port: "ipv6_addr . inet_proto . inet_service",
 		TypeIface: "ifname", TypeICMP: "icmp_type", TypeICMPv6: "icmpv6_type",
-		TypeIfaceIPv4: "ifname . ipv4_addr", TypeIfaceIPv6: "ifname . ipv6_addr"}
+		TypeIfaceIPv4: "ifname . ipv4_addr", TypeIfaceIPv6: "ifname . ipv6_addr",
+		TypeProtoPort: "inet_proto . inet_service"}
 	keyWords = [...]string{KeyIIFName: "iifname", KeyOIFName: "oifname", KeyNFProto: "meta nfproto", KeyL4Proto: "meta l4proto",
 		KeyIPSAddr: "ip saddr", KeyIPDAddr: "ip daddr", KeyIP6SAddr: "ip6 saddr", KeyIP6DAddr: "ip6 daddr",
 		KeySPort: "th sport", KeyDPort: "th dport",
@@ -21,7 +22,8 @@ var (
 		KeyIP6SAddrPort: "ip6 saddr . meta l4proto . th sport", KeyIP6DAddrPort: "ip6 daddr . meta l4proto . th dport",
 		KeyICMPType: "icmp type", KeyICMPCode: "icmp code", KeyICMPv6Type: "icmpv6 type", KeyICMPv6Code: "icmpv6 code",
 		KeyCTState: "ct state", KeyMark: "meta mark", KeyCTMark: "ct mark", KeyCTStatus: "ct status", KeySAddrType: "fib saddr type",
-		KeyIIFNameIPSAddr: "iifname . ip saddr", KeyIIFNameIP6SAddr: "iifname . ip6 saddr"}
+		KeyIIFNameIPSAddr: "iifname . ip saddr", KeyIIFNameIP6SAddr: "iifname . ip6 saddr",
+		KeyProtoDPort: "meta l4proto . th dport"}
 	verdictWords = [...]string{Continue: "", Accept: "accept", Drop: "drop", Reject: "reject", Return: "return", Jump: "jump", Goto: "goto"}
 	protoWords   = map[uint32]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 	nfWords      = map[uint32]string{2: "ipv4", 10: "ipv6"}
@@ -215,6 +217,8 @@ func (e Elem) text(t Type) string {
 		return rangeText(int(e.Port), int(e.PortTo))
 	case TypeIPv4Port, TypeIPv6Port:
 		return fmt.Sprintf("%s . %s . %s", e.From, numberOr(protoWords, uint32(e.Proto)), rangeText(int(e.Port), int(e.PortTo)))
+	case TypeProtoPort:
+		return numberOr(protoWords, uint32(e.Proto)) + " . " + rangeText(int(e.Port), int(e.PortTo))
 	case TypeIfaceIPv4, TypeIfaceIPv6:
 		return strconv.Quote(e.Iface) + " . " + e.From.String()
 	case TypeICMP, TypeICMPv6:

@@ -1,0 +1,168 @@
+package ruleset
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+// Most rules are about a port, and most packets are for another one. Neighbouring steps that each name their ports become one
+// lookup in a verdict map, which leads a packet past all that cannot match it, in the order that they had:
+//
+//	jump np/web/ingress                  meta l4proto . th dport vmap @ports-…     tcp 80:  jump np/web/ingress/tcp-80
+//	jump np/db/ingress            ──►    jump np/any/ingress                       tcp 443: jump np/web/ingress/tcp-443
+//	jump np/any/ingress                                                            tcp 5432: jump np/db/ingress/tcp-5432
+//
+// A packet that no port leads away goes on behind the map, and so does one that comes back undecided. A step that may match other
+// packets too (no port, a named one, many) stays between the maps where it was, so nothing changes its place in the order.
+
+// step of a list that is walked in order: a policy, or a rule of one.
+type step struct {
+	ports  []Elem            // protocol and port of the only packets that it can match; nil when there may be others
+	rules  func() []Rule     // for any packet
+	at     func(Elem) []Rule // for packets to one of its ports
+	weight int               // how many rules of policies a packet is compared with here
+}
+
+const (
+	mostPorts = 16 // that a rule may name to be found by its ports
+	worthMap  = 6  // a packet is compared with fewer rules in less time than a lookup takes (test/bench)
+)
+
+// list is steps, and the chains that they are led to.
+type list struct {
+	owner string // the chain in which they stand
+	steps []step
+	chain func(port Elem, run int, steps []step) string // for packets to a port, in a run of the list: what its steps have for it
+}
+
+// byPort gives the rules of a list.
+func (c *compiler) byPort(l list) (out []Rule) {
+	for n, steps := 0, l.steps; len(steps) > 0; n++ {
+		run, weight := 0, 0
+		for run < len(steps) && steps[run].ports != nil {
+			weight += steps[run].weight
+			run++
+		}
+		if weight >= worthMap {
+			out = append(out, Rule{VMap: &VMap{KeyProtoDPort, c.portMap(l, n, steps[:run])}})
+		} else {
+			run = min(run+1, len(steps)) // with the step that ends the run
+			for _, s := range steps[:run] {
+				out = append(out, s.rules()...)
+			}
+		}
+		steps = steps[run:]
+	}
+	return out
+}
+
+// portMap leads packets to each port to what the steps of a run have for it.
+func (c *compiler) portMap(l list, run int, steps []step) string {
+	m := &Map{Name: fmt.Sprintf("ports-%s-%d", hash(l.owner), run), Type: TypeProtoPort}
+	c.maps[m.Name] = m
+	var ports []Elem
+	for _, s := range steps {
+		ports = append(ports, s.ports...)
+	}
+	slices.SortFunc(ports, Elem.Compare)
+	for _, p := range slices.Compact(ports) {
+		m.Entries = append(m.Entries, Entry{p, Verdict{Jump, l.chain(p, run, naming(steps, p))}})
+	}
+	return m.Name
+}
+
+// naming are the steps that name a port.
+func naming(steps []step, port Elem) (out []step) {
+	for _, s := range steps {
+		if slices.Contains(s.ports, port) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// portsOf a rule; nil when it may match packets to other ports, or names too many.
+func portsOf(r *policy.Rule) (out []Elem) {
+	if !policy.HasPorts(r.Proto) || len(r.Dst.PortSets) > 0 {
+		return nil
+	}
+	for _, p := range r.Dst.Ports {
+		for n := int(p.Min); n <= int(p.Max); n++ {
+			if out = append(out, Elem{Proto: r.Proto, Port: uint16(n), PortTo: uint16(n)}); len(out) > mostPorts {
+				return nil
+			}
+		}
+	}
+	return out
+}
+
+// portsOfAll rules; nil when one of them may match packets to other ports.
+func portsOfAll(rules []policy.Rule) (out []Elem) {
+	for i := range rules {
+		ports := portsOf(&rules[i])
+		if ports == nil {
+			return nil
+		}
+		out = append(out, ports...)
+	}
+	slices.SortFunc(out, Elem.Compare)
+	return slices.Compact(out)
+}
+
+// policySteps are a tier's policies. One that has something for a port is jumped to; of several there is a chain, for all who have the
+// same ones.
+func (c *compiler) policySteps(owner string, steps []step) list {
+	return list{owner, steps, func(port Elem, _ int, steps []step) string {
+		if len(steps) == 1 {
+			return steps[0].at(port)[0].Verdict.Chain
+		}
+		chain := &Chain{}
+		for _, s := range steps {
+			chain.Rules = append(chain.Rules, s.at(port)...)
+		}
+		chain.Name = "ports/" + hash(chain.Rules)
+		c.chains[chain.Name] = chain
+		return chain.Name
+	}}
+}
+
+// policyStep jumps to a policy, or to what it has for a port. The names of those chains do not say what is in them: who jumps there is
+// not concerned by a change of the policy's rules.
+func (c *compiler) policyStep(p *policy.Policy, d policy.Direction, m mode) step {
+	jump := func(chain string) []Rule { return []Rule{{Verdict: Verdict{Jump, chain}}} }
+	return step{
+		ports: portsOfAll(p.Rules(d)),
+		rules: func() []Rule { return jump(c.policyChain(p, d, m)) },
+		at: func(port Elem) []Rule {
+			l := c.ruleSteps(p, d, m)
+			return jump(l.chain(port, 0, naming(l.steps, port)))
+		},
+		weight: len(p.Rules(d)),
+	}
+}
+
+// ruleSteps are the rules of a policy.
+func (c *compiler) ruleSteps(p *policy.Policy, d policy.Direction, m mode) list {
+	l := list{owner: fmt.Sprintf("%s/%s%s", chainName(p), d, m.suffix)}
+	for i := range p.Rules(d) {
+		rules := func() []Rule { return c.rule(p, i, d, m) }
+		l.steps = append(l.steps, step{ports: portsOf(&p.Rules(d)[i]), rules: rules, weight: 1})
+	}
+	l.chain = func(port Elem, run int, steps []step) string {
+		name := fmt.Sprintf("%s/%s/%s-%d%s", chainName(p), d, numberOr(protoWords, uint32(port.Proto)), port.Port, m.suffix)
+		if run > 0 {
+			name += fmt.Sprintf("/%d", run)
+		}
+		if c.chains[name] == nil {
+			chain := &Chain{Name: name}
+			for _, s := range steps {
+				chain.Rules = append(chain.Rules, s.rules()...)
+			}
+			c.chains[name] = chain
+		}
+		return name
+	}
+	return l
+}
