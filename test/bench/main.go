@@ -11,6 +11,7 @@ import (
 
 // commands are what can be measured. Each has its own flags; all have -short and -json FILE.
 var commands = map[string]func(args []string) error{
+	"load":    load,
 	"packets": packets,
 }
 
