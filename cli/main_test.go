@@ -10,6 +10,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/urfave/cli/v2"
 	"go.etcd.io/bbolt"
+
+	"github.com/tierwall/tierwall/dataplane/nft"
 )
 
 func TestMain(m *testing.M) {
@@ -29,6 +31,14 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SAMPLES", samples)
 			e.Setenv("TIERWALL_DATASTORE", "bolt:"+e.WorkDir+"/store.db")
 			return nil
+		},
+		// [namespaces]: network namespaces can be made here
+		Condition: func(cond string) (bool, error) {
+			if cond != "namespaces" {
+				return false, fmt.Errorf("there is no such condition")
+			}
+			_, err := nft.Features()
+			return err == nil || os.Getenv("CI") == "true", nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// status N COMMAND…: the command ends with exit status N

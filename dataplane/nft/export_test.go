@@ -77,3 +77,14 @@ func Track(c Connection, master *Connection) error {
 	_, err = conntrack(ctNew, netlink.Acknowledge|netlink.Create, append(ctHeader(c.Src), attributes...))
 	return err
 }
+
+// Probe tries a table as a feature does.
+func Probe(t *ruleset.Table) error {
+	named := *t
+	named.Name = probeTable
+	p := probe{tables: []*ruleset.Table{&named}}
+	return p.try()
+}
+
+// Fault makes f fail the Conn's calls to the kernel, before they are made.
+func (c *Conn) Fault(f func(call string) error) { c.fault = f }

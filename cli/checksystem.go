@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/tierwall/tierwall/dataplane/nft"
+)
+
+func nodeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "node", Usage: "look at the machine itself: whether its kernel has what the agent needs",
+		UsageText: "tierctl node checksystem [-o json]",
+		Description: "checksystem tries each feature of nftables that the agent's tables use, in a network namespace of its own that is gone\n" +
+			"afterwards. It needs root. Exit status 1: something that cannot be done without is missing.",
+		Flags:  []cli.Flag{outputFlag("json (one line a feature)")},
+		Action: node,
+	}
+}
+
+func node(c *cli.Context) error {
+	if c.NArg() != 1 || c.Args().First() != "checksystem" {
+		return usagef("node takes one argument, which is checksystem")
+	}
+	format, err := output(c, "json")
+	if err != nil {
+		return err
+	}
+	features, err := nft.Features()
+	if err != nil {
+		return fmt.Errorf("checking the kernel: %w", err)
+	}
+	if format == "json" {
+		err = writeFeatures(c, features)
+	} else {
+		err = printFeatures(c, features)
+	}
+	if err != nil {
+		return err
+	}
+	return nft.Lacking(features)
+}
+
+// featureView is what node checksystem -o json says of one feature.
+type featureView struct {
+	Name     string `json:"name"`
+	For      string `json:"neededFor"`
+	Since    string `json:"minimumKernel"`
+	Optional bool   `json:"optional"`
+	Present  bool   `json:"present"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+func writeFeatures(c *cli.Context, features []nft.Feature) error {
+	encoder := json.NewEncoder(c.App.Writer)
+	encoder.SetEscapeHTML(false)
+	for _, f := range features {
+		v := featureView{Name: f.Name, For: f.For, Since: f.Since, Optional: f.Optional, Present: f.Missing == nil}
+		if f.Missing != nil {
+			v.Reason = f.Missing.Error()
+		}
+		if err := encoder.Encode(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printFeatures(c *cli.Context, features []nft.Feature) error {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
+	fmt.Fprintf(w, "Kernel %s\n\nFEATURE\tPRESENT\tSINCE KERNEL\tFOR\n", kernelVersion())
+	for _, f := range features {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, presence(f), f.Since, f.For)
+	}
+	return w.Flush()
+}
+
+func presence(f nft.Feature) string {
+	switch {
+	case f.Missing == nil:
+		return "yes"
+	case f.Optional:
+		return "no (optional)"
+	}
+	return "NO"
+}
+
+// kernelVersion as uname tells it.
+func kernelVersion() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "of an unknown version"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
