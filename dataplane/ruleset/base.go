@@ -115,10 +115,19 @@ func (c *compiler) unknown(iface Key) (out []Rule) {
 	for _, p := range c.settings.Prefixes {
 		if p != "" {
 			out = append(out, Rule{ID: "unknown interface", Counter: true, Verdict: Verdict{Kind: c.denying().deny},
-				Matches: []Match{{Key: iface, Elem: Elem{Iface: p + "*"}}}})
+				Matches: []Match{{Key: iface, Elem: beginning(p)}}})
 		}
 	}
 	return out
+}
+
+// beginning is every name that begins so. With the longest name that there is only this one does.
+func beginning(prefix string) Elem {
+	const longest = 15
+	if len(prefix) >= longest {
+		return Elem{Iface: prefix}
+	}
+	return Elem{Iface: prefix + "*"}
 }
 
 // sources refuses what a workload sends from an address that is not its own, where its interface is known (contract §4.7). What
@@ -205,7 +214,7 @@ func (c *compiler) toWorkloads() []Rule {
 	}
 	for _, p := range c.settings.Prefixes {
 		if p != "" {
-			out = append(out, accept(Match{Key: KeyOIFName, Elem: Elem{Iface: p + "*"}}))
+			out = append(out, accept(Match{Key: KeyOIFName, Elem: beginning(p)}))
 		}
 	}
 	return out

@@ -447,6 +447,9 @@ func (c *compiler) rule(p *policy.Policy, i int, d policy.Direction, m mode) (ou
 	r := &p.Rules(d)[i]
 	rule := c.effect(p, r, m)
 	rule.ID = ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
+	if rule.Limit != nil {
+		rule = c.limited(rule)
+	}
 	for _, matches := range c.ways(r) {
 		rule.Matches = matches
 		out = append(out, rule)
@@ -468,6 +471,14 @@ func (c *compiler) effect(p *policy.Policy, r *policy.Rule, m mode) Rule {
 		out.Mark, out.NoTrack = &SetMark{Set: c.settings.Mark}, p.Stage == policy.Untracked
 	}
 	return out
+}
+
+// limited puts the limit of a rule into a chain of its own, so that all the ways in which the rule can match share it.
+func (c *compiler) limited(r Rule) Rule {
+	name := "log/" + cut(strings.ReplaceAll(string(r.ID), " ", "/"), maxChainName-len("log/"))
+	c.chains[name] = &Chain{Name: name, Rules: []Rule{{Limit: r.Limit, Log: r.Log}}}
+	r.Limit, r.Log, r.Verdict = nil, nil, Verdict{Jump, name}
+	return r
 }
 
 func (c *compiler) logLimit() *Limit {

@@ -28,6 +28,7 @@ type interpreter struct {
 	chains map[string]*ruleset.Chain
 	base   []*ruleset.Chain // by priority
 	hits   []ruleset.RuleID // rules that counted the packet, in order
+	logs   int              // how often the packet was logged
 }
 
 func newInterpreter(t *ruleset.Table) *interpreter {
@@ -98,6 +99,9 @@ func (in *interpreter) chain(c *ruleset.Chain, p *packet, depth int) ruleset.Ver
 func (in *interpreter) effects(r *ruleset.Rule, p *packet) {
 	if r.Counter {
 		in.hits = append(in.hits, r.ID)
+	}
+	if r.Log != nil {
+		in.logs++
 	}
 	if r.Mark != nil {
 		p.mark = p.mark&^r.Mark.Clear | r.Mark.Set

@@ -59,14 +59,26 @@ func TestTwoMinds(t *testing.T) {
 			nodes[n] = newInterpreter(ruleset.Compile(x.Plan(), ruleset.Options{}))
 		}
 		for range flowsPerCluster {
-			f := scenario.AnyJourney(t, whole)
+			f, logged := scenario.AnyJourney(t, whole), 0
 			trace := whole.Trace(f)
+			for _, in := range nodes {
+				in.logs = 0
+			}
 			if got := send(whole, nodes, f); got != trace.Verdict {
 				t.Fatalf("%+v: the tables say %s, Trace says %s: %+v\n%s", f, got, trace.Verdict, trace.Steps, whole)
 			}
 			pairs++
+			for _, in := range nodes {
+				logged -= in.logs
+			}
 			for _, s := range trace.Steps {
+				if s.Action == policy.Log {
+					logged++
+				}
 				by[decider(&s)]++
+			}
+			if logged != 0 {
+				t.Fatalf("%+v: the tables log %d times fewer than Trace: %+v\n%s", f, logged, trace.Steps, whole)
 			}
 		}
 	})

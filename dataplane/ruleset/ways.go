@@ -46,10 +46,10 @@ func (c *compiler) familyWays(r *policy.Rule, f *family) [][]Match {
 	if r.NotICMP != nil {
 		ways = either(ways, notICMP(r, f))
 	}
-	ways = c.ports(ways, &r.Dst, f, KeyDPort, func(f *family) Key { return f.daddrPort })
-	ways = c.ports(ways, &r.Src, f, KeySPort, func(f *family) Key { return f.saddrPort })
-	ways = c.addrs(ways, &r.Dst, f, daddrs)
-	ways = c.addrs(ways, &r.Src, f, saddrs)
+	ways = c.ports(ways, r, &r.Dst, f, KeyDPort, func(f *family) Key { return f.daddrPort })
+	ways = c.ports(ways, r, &r.Src, f, KeySPort, func(f *family) Key { return f.saddrPort })
+	ways = c.addrs(ways, r, &r.Dst, f, daddrs)
+	ways = c.addrs(ways, r, &r.Src, f, saddrs)
 	if f != nil {
 		for i := range ways {
 			ways[i] = f.imply(ways[i])
@@ -127,7 +127,7 @@ func notICMP(r *policy.Rule, f *family) (out [][]Match) {
 }
 
 // ports: a number of the list or a named port; none of the negated ones.
-func (c *compiler) ports(ways [][]Match, s *policy.Side, f *family, port Key, addrPort func(*family) Key) [][]Match {
+func (c *compiler) ports(ways [][]Match, r *policy.Rule, s *policy.Side, f *family, port Key, addrPort func(*family) Key) [][]Match {
 	var any [][]Match
 	if len(s.Ports) > 0 {
 		any = append(any, []Match{c.portMatch(port, s.Ports, false)})
@@ -136,7 +136,7 @@ func (c *compiler) ports(ways [][]Match, s *policy.Side, f *family, port Key, ad
 		any = append(any, []Match{{Key: addrPort(f), Set: portSet(f, id)}})
 	}
 	if len(any) > 0 {
-		ways = either(ways, any)
+		ways = either(ways, apart(r, any))
 	}
 	var none []Match
 	if len(s.NotPorts) > 0 {
@@ -145,7 +145,40 @@ func (c *compiler) ports(ways [][]Match, s *policy.Side, f *family, port Key, ad
 	for _, id := range s.NotPortSets {
 		none = append(none, Match{Key: addrPort(f), Not: true, Set: portSet(f, id)})
 	}
+	if r.Proto == 0 && len(none) > 0 {
+		return either(ways, withPorts(none))
+	}
 	return and(ways, none)
+}
+
+// withPorts asks for ports only packets that have them: to load the port of another one may read behind its end, and then the rule
+// would not match.
+func withPorts(none []Match) (out [][]Match) {
+	var others []Match
+	for _, p := range []uint32{policy.ProtoTCP, policy.ProtoUDP, policy.ProtoSCTP, policy.ProtoUDPLite} {
+		is := Match{Key: KeyL4Proto, Elem: Elem{Num: p}}
+		out = append(out, slices.Concat([]Match{is}, none))
+		is.Not = true
+		others = append(others, is)
+	}
+	return append(out, others)
+}
+
+// apart makes alternatives of which a packet takes only one, where it matters how often a rule matches: it logs once.
+func apart(r *policy.Rule, any [][]Match) [][]Match {
+	if r.Action != policy.Log {
+		return any
+	}
+	out := make([][]Match, len(any))
+	for i := range any {
+		out[i] = slices.Clone(any[i])
+		for _, before := range any[:i] {
+			not := before[0]
+			not.Not = !not.Not
+			out[i] = append(out[i], not)
+		}
+	}
+	return out
 }
 
 func (c *compiler) portMatch(key Key, ports []policy.PortRange, not bool) Match {
@@ -167,7 +200,7 @@ func (c *compiler) match(key Key, t Type, prefix string, elems []Elem, not bool)
 }
 
 // addrs: in the networks and in every set; in none of the negated ones.
-func (c *compiler) addrs(ways [][]Match, s *policy.Side, f *family, key func(*family) Key) [][]Match {
+func (c *compiler) addrs(ways [][]Match, r *policy.Rule, s *policy.Side, f *family, key func(*family) Key) [][]Match {
 	if f == nil {
 		return ways
 	}
@@ -191,7 +224,7 @@ func (c *compiler) addrs(ways [][]Match, s *policy.Side, f *family, key func(*fa
 		for _, name := range c.setNames(f, id) {
 			any = append(any, []Match{{Key: key(f), Set: name}})
 		}
-		ways = either(ways, any)
+		ways = either(ways, apart(r, any))
 	}
 	return ways
 }

@@ -239,7 +239,15 @@ func (d draw) rule() v3.Rule {
 func (d draw) fullRule() v3.Rule {
 	r := v3.Rule{Action: pick(d, []v3.Action{v3.Allow, v3.Deny, v3.Pass, v3.Log})}
 	nets := pick(d, [][]string{v4nets, v6nets})
-	switch d.upTo(5, "match") {
+	switch d.upTo(6, "match") {
+	case 6: // ports by name need no protocol
+		r.Source, r.Destination = d.entity(nets, false), d.entity(nets, false)
+		for _, list := range []*[]intstr.IntOrString{&r.Source.Ports, &r.Source.NotPorts, &r.Destination.Ports, &r.Destination.NotPorts} {
+			if d.upTo(3, "named") == 0 {
+				*list = []intstr.IntOrString{intstr.FromString(pick(d, portNames))}
+			}
+		}
+		return r
 	case 0, 1:
 		proto := intstr.FromString(pick(d, protocols))
 		r.Protocol = &proto
