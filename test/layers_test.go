@@ -38,6 +38,7 @@ var lines = map[string]line{
 	"test/scenario":   {ours: []string{"apis/v3", "controllers/store", "dataplane/policy"}, others: []string{""}},
 	"test/lab":        {ours: []string{"dataplane/policy"}, others: []string{""}},
 	"test/lab/replay": {ours: []string{"controllers/store", "dataplane/policy", "test/lab"}, others: []string{""}},
+	"test/lab/churn":  {},
 	"test/lab/wire":   {ours: []string{"dataplane/policy"}, others: []string{"github.com/vishvananda/", "golang.org/x/sys/unix"}},
 	"test/lab/demo":   {ours: []string{"dataplane/policy", "test/lab", "test/scenario"}, others: []string{""}},
 	"test/bench":      {ours: []string{"apis/v3", "dataplane/nft", "dataplane/policy", "dataplane/ruleset", "test/scenario"}, others: []string{""}},
