@@ -33,9 +33,11 @@ const (
 )
 
 // Compile expresses a plan. Equal plans give equal tables. See dataplane/README.md for the packet's way through it.
-func Compile(p *policy.Plan, o Options) *Table {
-	c := &compiler{plan: p, settings: p.Settings[p.Node], sets: map[string]*Set{}, maps: map[string]*Map{}, chains: map[string]*Chain{},
-		any: map[string]Verdict{}, guarded: map[string]bool{}}
+func Compile(p *policy.Plan, o Options) *Table { return compile(p, o, worthMap) }
+
+func compile(p *policy.Plan, o Options, worth int) *Table {
+	c := &compiler{plan: p, settings: p.Settings[p.Node], worth: worth, sets: map[string]*Set{}, maps: map[string]*Map{},
+		chains: map[string]*Chain{}, any: map[string]Verdict{}, guarded: map[string]bool{}}
 	c.planSets()
 	c.endpoints()
 	c.baseChains()
@@ -56,6 +58,7 @@ func Compile(p *policy.Plan, o Options) *Table {
 type compiler struct {
 	plan     *policy.Plan
 	settings policy.Settings
+	worth    int // so many rules are worth a map by port
 	sets     map[string]*Set
 	maps     map[string]*Map
 	chains   map[string]*Chain

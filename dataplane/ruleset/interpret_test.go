@@ -29,6 +29,7 @@ type interpreter struct {
 	base   []*ruleset.Chain // by priority
 	hits   []ruleset.RuleID // rules that counted the packet, in order
 	logs   int              // how often the packet was logged
+	led    int              // how often a packet was led to the rules for its port
 }
 
 func newInterpreter(t *ruleset.Table) *interpreter {
@@ -130,6 +131,9 @@ func (in *interpreter) lookup(l *ruleset.VMap, p *packet) ruleset.Verdict {
 	}
 	for _, e := range m.Entries {
 		if within(e.Key, f) {
+			if l.Key == ruleset.KeyProtoDPort {
+				in.led++
+			}
 			return e.Verdict
 		}
 	}

@@ -45,7 +45,7 @@ func (c *compiler) byPort(l list) (out []Rule) {
 			weight += steps[run].weight
 			run++
 		}
-		if weight >= worthMap {
+		if weight >= c.worth {
 			out = append(out, Rule{VMap: &VMap{KeyProtoDPort, c.portMap(l, n, steps[:run])}})
 		} else {
 			run = min(run+1, len(steps)) // with the step that ends the run

@@ -51,12 +51,13 @@ func TestTwoMinds(t *testing.T) {
 	pairs, by := 0, map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		objs, o := scenario.Cluster(t), anyOptions(t)
+		worth := rapid.SampledFrom([]int{1, 2, 4, 1000}).Draw(t, "rules that are worth a map by port")
 		whole := indexOf("", o, objs).Plan()
 		nodes := map[string]*interpreter{}
 		for _, n := range nodesOf(whole) {
 			x := indexOf(n, o, objs)
 			x.SetInterfaces(interfacesOf(whole, n))
-			nodes[n] = newInterpreter(ruleset.Compile(x.Plan(), ruleset.Options{}))
+			nodes[n] = newInterpreter(ruleset.CompileWorth(x.Plan(), ruleset.Options{}, worth))
 		}
 		for range flowsPerCluster {
 			f, logged := scenario.AnyJourney(t, whole), 0
@@ -81,6 +82,9 @@ func TestTwoMinds(t *testing.T) {
 				t.Fatalf("%+v: the tables log %d times fewer than Trace: %+v\n%s", f, logged, trace.Steps, whole)
 			}
 		}
+		for _, in := range nodes {
+			by[led] += in.led
+		}
 	})
 	t.Logf("%d pairs", pairs)
 	for _, d := range deciders() {
@@ -90,6 +94,8 @@ func TestTwoMinds(t *testing.T) {
 		t.Logf("%8d %s", by[d], d)
 	}
 }
+
+const led = "a packet is led to the rules for its port"
 
 // decider names what a step of a trace was: a rule's action by kind, stage and direction, or what is built in.
 func decider(s *policy.Step) string {
@@ -132,7 +138,7 @@ func deciders() (out []string) {
 	return append(out, "Protection, normal egress", "no policy and no profile decided", "a host may always reach its own workloads",
 		"a packet to itself never leaves the workload", "a workload may send only from its own addresses",
 		"a workload's traffic to its own host", "IPv6 neighbour discovery with the own host is always allowed",
-		"untracked or pre-DNAT policy has allowed it", "interface cali1 belongs to no workload that is known",
+		"untracked or pre-DNAT policy has allowed it", led, "interface cali1 belongs to no workload that is known",
 		"interface azv1 belongs to no workload that is known")
 }
 

@@ -43,7 +43,7 @@ type figure struct {
 func packets(args []string) error {
 	flags := flag.NewFlagSet("packets", flag.ContinueOnError)
 	short := flags.Bool("short", false, "three sizes of nine")
-	rounds := flags.Int("rounds", 41, "how often each is measured")
+	rounds := flags.Int("rounds", 21, "how often each is measured")
 	out := flags.String("json", "", "write the figures to this file too")
 	if err := flags.Parse(args); err != nil {
 		return err
