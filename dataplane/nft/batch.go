@@ -198,33 +198,52 @@ func (c *Conn) makeRoom(n int) (err error) {
 // answers reads all that the kernel has said about the transaction. Of several complaints the first counts.
 func (c *Conn) answers(b *batch) error {
 	if err := c.call("receiving"); err != nil {
+		c.unheard = true
 		return err
 	}
+	var refused, lost error
+	for {
+		m, err := c.receive()
+		switch {
+		case errors.Is(err, unix.EAGAIN) && refused == nil:
+			return lost
+		case errors.Is(err, unix.EAGAIN):
+			return refused
+		case errors.Is(err, unix.ENOBUFS): // there were more complaints than there was room for
+			lost = fmt.Errorf("receiving: %w", err)
+		case err != nil:
+			c.unheard = true
+			return fmt.Errorf("receiving: %w", err)
+		case refused == nil:
+			refused = b.complaint(m)
+		}
+	}
+}
+
+// receive a message that is there already; EAGAIN says that there is none.
+func (c *Conn) receive() (m []byte, err error) {
 	raw, err := c.sock.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("receiving: %w", err)
+		return nil, err
 	}
-	var refused, failed error
-	buf := make([]byte, 8192)
+	if c.answer == nil {
+		c.answer = make([]byte, 8192)
+	}
+	var got error
+	n := 0
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, got = unix.Recvfrom(int(fd), c.answer, unix.MSG_DONTWAIT)
+		return !errors.Is(got, unix.EINTR)
+	})
+	return c.answer[:max(n, 0)], errors.Join(err, got)
+}
+
+// drain what was said about a transaction whose answers could not be read, so that nobody takes it for an answer to him.
+func (c *Conn) drain() {
+	c.unheard = false
 	for {
-		n, got := 0, error(nil)
-		err := raw.Read(func(fd uintptr) bool {
-			n, _, got = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
-			return true
-		})
-		switch {
-		case err != nil:
-			return fmt.Errorf("receiving: %w", err)
-		case errors.Is(got, unix.EAGAIN) && refused == nil:
-			return failed
-		case errors.Is(got, unix.EAGAIN):
-			return refused
-		case errors.Is(got, unix.ENOBUFS): // there were more complaints than there was room for
-			failed = fmt.Errorf("receiving: %w", got)
-		case got != nil && !errors.Is(got, unix.EINTR):
-			return fmt.Errorf("receiving: %w", got)
-		case refused == nil && got == nil:
-			refused = b.complaint(buf[:n])
+		if _, err := c.receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
 		}
 	}
 }

@@ -27,11 +27,13 @@ import (
 // filters when the Conn is closed. On an older kernel the table has no owner, and Foreign tells when somebody has touched it.
 // A Conn is for one goroutine.
 type Conn struct {
-	nl    *nftables.Conn // which reads
-	sock  *netlink.Conn  // the same socket, to which batches are sent
-	room  int            // for one transaction in the socket's buffer, as far as is known
-	name  string
-	flags nftables.TableFlags // of a table that Apply makes
+	nl      *nftables.Conn // which reads
+	sock    *netlink.Conn  // the same socket, to which batches are sent
+	room    int            // for one transaction in the socket's buffer, as far as is known
+	answer  []byte         // the kernel's last one
+	unheard bool           // it may have said more, which nobody has read
+	name    string
+	flags   nftables.TableFlags // of a table that Apply makes
 
 	// What the last Apply left in the kernel, or nil; whether we own that, or else the generation of all of the kernel's nftables
 	// that had it: while the table is owned, or the generation stays, it need not be read. And what its objects are, or nil.
@@ -187,6 +189,9 @@ func (wrong) Is(target error) bool { return target == errWrong }
 
 // generation of all the nftables of the namespace: it grows with every commit.
 func (c *Conn) generation() (uint32, error) {
+	if err := c.call("reading the generation"); err != nil {
+		return 0, err
+	}
 	gen, err := c.nl.GetGen()
 	if err != nil {
 		return 0, fmt.Errorf("reading the generation: %w", err)
@@ -228,11 +233,12 @@ func (c *Conn) commit(s state, changes []ruleset.Change, flags nftables.TableFla
 	if len(first) == 0 || s.table == nil { // or nobody is filtered yet, or by something that cannot stay
 		return s.gen + 1, c.transact(s, changes, flags)
 	}
-	if err := c.transact(s, first, flags); err != nil {
-		return 0, err
+	err = c.transact(s, first, flags)
+	if err == nil {
+		s = state{exists: true, mine: flags == owned, gen: s.gen + 1}
+		err = c.transact(s, then, flags)
 	}
-	s = state{exists: true, mine: flags == owned, gen: s.gen + 1}
-	if err := c.transact(s, then, flags); err != nil {
+	if err != nil {
 		// What nothing leads to goes again; where it cannot, it does no harm, and the next Apply sees it.
 		_ = c.transact(state{exists: true, mine: true}, undone(first), flags)
 		return 0, err
@@ -265,8 +271,11 @@ func clash(have, want *ruleset.Table) bool {
 	return false
 }
 
-// call is what tests fail instead of the kernel, before each call to it.
+// call comes before each call to the kernel. Tests let it fail in the kernel's place.
 func (c *Conn) call(what string) error {
+	if c.unheard {
+		c.drain()
+	}
 	if c.fault == nil {
 		return nil
 	}
@@ -290,6 +299,9 @@ func (c *Conn) Delete() error {
 
 // find gives the table as the kernel lists it, or nil.
 func (c *Conn) find() (*nftables.Table, error) {
+	if err := c.call("listing tables"); err != nil {
+		return nil, err
+	}
 	tables, err := c.nl.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return nil, fmt.Errorf("listing tables: %w", err)

@@ -61,6 +61,9 @@ func (c *Conn) decode(t *nftables.Table) (*ruleset.Table, error) {
 	if err := c.onlyOurKinds(t); err != nil {
 		return nil, err
 	}
+	if err := c.call("listing sets"); err != nil {
+		return nil, err
+	}
 	sets, err := c.nl.GetSets(t)
 	if err != nil {
 		return nil, listing("sets", err)
@@ -104,9 +107,15 @@ func listing(what string, err error) error {
 
 // onlyOurKinds refuses a table with stateful objects or flow tables.
 func (c *Conn) onlyOurKinds(t *nftables.Table) error {
+	if err := c.call("listing objects"); err != nil {
+		return err
+	}
 	objects, err := c.nl.GetNamedObjects(t)
 	if err != nil {
 		return listing("objects", err)
+	}
+	if err := c.call("listing flow tables"); err != nil {
+		return err
 	}
 	flows, err := c.nl.ListFlowtables(t)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -120,6 +129,9 @@ func (c *Conn) onlyOurKinds(t *nftables.Table) error {
 
 // eachRule calls f for each chain of the table, with nil, and then for each of its rules in order.
 func (c *Conn) eachRule(t *nftables.Table, f func(*nftables.Chain, *nftables.Rule)) error {
+	if err := c.call("listing chains"); err != nil {
+		return err
+	}
 	all, err := c.nl.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return fmt.Errorf("listing chains: %w", err)
@@ -129,6 +141,9 @@ func (c *Conn) eachRule(t *nftables.Table, f func(*nftables.Chain, *nftables.Rul
 			continue
 		}
 		f(chain, nil)
+		if err := c.call("listing rules"); err != nil {
+			return err
+		}
 		rules, err := c.nl.GetRules(t, chain)
 		if err != nil {
 			return listing("rules of chain "+chain.Name, err)
@@ -164,6 +179,9 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 	typ, ok := typeOf(s)
 	if !ok {
 		return errForeign
+	}
+	if err := c.call("listing elements"); err != nil {
+		return err
 	}
 	elems, err := c.nl.GetSetElements(s)
 	if err != nil {

@@ -25,6 +25,7 @@ type Interface struct {
 	// Nets are the networks that its own addresses are in: who has another address of one is behind the interface.
 	Nets   []netip.Prefix
 	Bridge bool
+	Uplink bool // a default route leads over it
 }
 
 // Interfaces tells the interfaces of the caller's network namespace, sorted by name, at once and whenever they, their addresses
@@ -100,8 +101,8 @@ func hostChanges(ctx context.Context) (<-chan struct{}, error) {
 	return out, nil
 }
 
-// matters tells whether a message may be of something that an Interface shows. Of routes only those of a single address are: a
-// router may change thousands of others.
+// matters tells whether a message may be of something that an Interface shows. Of routes only those of a single address and of all are:
+// a router may change thousands of others.
 func matters(m events.Message) bool {
 	if m.Header.Type != unix.RTM_NEWROUTE && m.Header.Type != unix.RTM_DELROUTE {
 		return true
@@ -110,7 +111,7 @@ func matters(m events.Message) bool {
 		return false
 	}
 	family, length := m.Data[0], m.Data[1]
-	return family == unix.AF_INET && length == 32 || family == unix.AF_INET6 && length == 128
+	return length == 0 || family == unix.AF_INET && length == 32 || family == unix.AF_INET6 && length == 128
 }
 
 // interfaces are listed first and routes last: the kernel gives no list of interfaces while it takes one down, and its routes with
@@ -129,14 +130,15 @@ func interfaces(look *netlink.Handle) ([]Interface, error) {
 		put(own, a.LinkIndex, a.IP)
 		putNet(nets, a.LinkIndex, a.IPNet)
 	}
-	peers, err := peers(look)
+	peers, uplinks, err := routes(look)
 	if err != nil {
 		return nil, err
 	}
 	var out []Interface
 	for _, l := range links {
 		at := l.Attrs().Index
-		i := Interface{Name: l.Attrs().Name, Addrs: sorted(own[at]), Peers: sorted(peers[at]), Nets: nets[at], Bridge: l.Type() == "bridge"}
+		i := Interface{Name: l.Attrs().Name, Addrs: sorted(own[at]), Peers: sorted(peers[at]), Nets: nets[at],
+			Bridge: l.Type() == "bridge", Uplink: uplinks[at]}
 		if i.Bridge || len(i.Addrs)+len(i.Peers) > 0 {
 			out = append(out, i)
 		}
@@ -145,23 +147,38 @@ func interfaces(look *netlink.Handle) ([]Interface, error) {
 	return out, nil
 }
 
-// peers are the addresses of routes to single ones, by the index of the interface. The routes are those of all tables, for some
-// clusters keep their pods' in tables of their own.
-func peers(look *netlink.Handle) (map[int][]netip.Addr, error) {
-	out := map[int][]netip.Addr{}
+// routes gives the addresses of routes to single ones, by the index of the interface, and the interfaces of default routes. The
+// routes are those of all tables, for some clusters keep their pods' in tables of their own.
+func routes(look *netlink.Handle) (peers map[int][]netip.Addr, uplinks map[int]bool, err error) {
+	peers, uplinks = map[int][]netip.Addr{}, map[int]bool{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 		err := look.RouteListFilteredIter(family, all, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-			if ofOneAddress(r.Dst) && r.Type == unix.RTN_UNICAST && r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0 {
-				put(out, r.LinkIndex, r.Dst.IP)
+			switch {
+			case r.Type != unix.RTN_UNICAST:
+			case ofAll(r.Dst):
+				uplinks[r.LinkIndex] = true
+				for _, hop := range r.MultiPath {
+					uplinks[hop.LinkIndex] = true
+				}
+			case ofOneAddress(r.Dst) && r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0:
+				put(peers, r.LinkIndex, r.Dst.IP)
 			}
 			return true
 		})
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("listing routes: %w", err)
+			return nil, nil, fmt.Errorf("listing routes: %w", err)
 		}
 	}
-	return out, nil
+	return peers, uplinks, nil
+}
+
+func ofAll(n *net.IPNet) bool {
+	if n == nil {
+		return true
+	}
+	ones, _ := n.Mask.Size()
+	return ones == 0
 }
 
 func ofOneAddress(n *net.IPNet) bool {
