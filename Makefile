@@ -35,8 +35,14 @@ random: go ## The properties on many more random clusters and packets (CHECKS=50
 	go test ./test/lab/replay -timeout 60m -run RandomClusters -clusters $(or $(CLUSTERS),100) -seed $$RANDOM$$RANDOM
 	go test ./test/lab/wire -timeout 60m -run RandomPackets -packets $(or $(PACKETS),500000) -seed $$RANDOM$$RANDOM
 
-bench: go ## Measure; every figure is a ratio to another of the same run
+bench: go nft ## Measure; every figure is a ratio to another of the same run (figures as JSON in bin)
+	mkdir -p bin
+	for what in load packets; do go run ./test/bench $$what -json bin/bench-$$what.json || exit 1; done
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
+
+bench-short: go nft ## The same in a few minutes, with fewer sizes
+	mkdir -p bin
+	for what in load packets; do go run ./test/bench $$what -short -json bin/bench-$$what.json || exit 1; done
 
 update: go ## Rewrite the plans and tables that the corpus shows (never its verdicts)
 	go test ./dataplane/policy -run TestScenarioPlans -update
@@ -68,4 +74,4 @@ nft:
 	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
-.PHONY: help build demo test test-kernel fuzz random bench update generate verify lint image clean go nft
+.PHONY: help build demo test test-kernel fuzz random bench bench-short update generate verify lint image clean go nft
