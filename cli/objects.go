@@ -202,6 +202,15 @@ func index(c *cli.Context, node string, objects []client.Object) (*policy.Index,
 	return x, nil
 }
 
+// planned is the plan; what of it may surprise is said on standard error.
+func planned(c *cli.Context, x *policy.Index) *policy.Plan {
+	p := x.Plan()
+	for _, n := range p.Notes {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", n)
+	}
+	return p
+}
+
 func endpointToHostFlag() cli.Flag {
 	return &cli.StringFlag{Name: "default-endpoint-to-host-action",
 		Usage: "what becomes of a workload's traffic to its own host once its egress policy allowed it: `ACTION` Drop, Accept or Return"}
@@ -218,9 +227,9 @@ func policyOptions(c *cli.Context) (o policy.Options, err error) {
 		}
 		o.Felix.DefaultEndpointToHostAction = &text
 	}
-	switch text := c.String("established-connections"); text {
-	case "", "Keep":
-	case "Reevaluate":
+	switch text := c.String("established-connections"); strings.ToLower(text) {
+	case "", "keep":
+	case "reevaluate":
 		o.Reevaluate = true
 	default:
 		return o, usagef("established-connections %q is neither Keep nor Reevaluate", text)

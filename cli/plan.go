@@ -47,7 +47,7 @@ func printPlan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := x.Plan()
+	p := planned(c, x)
 	if c.Bool("nft") {
 		return printTable(c, p)
 	}

@@ -91,7 +91,7 @@ func newTracing(c *cli.Context, objs []client.Object) (*tracing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tracing{x, x.Plan()}, nil
+	return &tracing{x, planned(c, x)}, nil
 }
 
 func (t *tracing) single(c *cli.Context, format string) error {

@@ -30,6 +30,7 @@ type Agent struct {
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
+	noted    []string          // what was last logged about objects together
 	judged   bool              // the connections, since the kernel's table last changed
 }
 
@@ -129,7 +130,8 @@ func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[strin
 	ifaces := make([]policy.Iface, len(from))
 	bridges = map[string]bool{}
 	for i, f := range from {
-		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets, Shared: f.Bridge}
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets,
+			Shared: f.Bridge, Uplink: f.Uplink || !f.Bridge && len(f.Nets) > 0}
 		if f.Bridge {
 			bridges[f.Name] = true
 		}
@@ -165,6 +167,12 @@ func (a *Agent) take(index *policy.Index, events []store.Event) {
 // program says that it has programmed only if all that the plan says is enforced then. What can be is, whatever else fails.
 func (a *Agent) program(index *policy.Index, bridges map[string]bool, revision string) error {
 	start, plan := time.Now(), index.Plan()
+	if !slices.Equal(a.noted, plan.Notes) {
+		for _, n := range plan.Notes {
+			a.Log.Warn(n)
+		}
+		a.noted = plan.Notes
+	}
 	unfiltered := filterBridges(plan, a.Node, bridges)
 	changes, err := a.Kernel.Apply(ruleset.Compile(plan, a.Ruleset))
 	if err != nil {

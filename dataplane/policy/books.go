@@ -40,6 +40,11 @@ func (b *book) guards(d Direction) bool {
 	return b.egress
 }
 
+// selects tells whether the book guards an endpoint with these labels at a place.
+func (b *book) selects(g *Guard, l labels) bool {
+	return b.stands(g.Stage) && b.guards(g.Direction) && b.subject != nil && b.subject.Matches(l)
+}
+
 // compare is the order of policies within a tier (contract §4.1): by order, then bytewise by name/namespace/kind.
 func (b *book) compare(o *book) int {
 	return cmp.Or(cmp.Compare(b.order, o.order), strings.Compare(b.tieBreak(), o.tieBreak()))

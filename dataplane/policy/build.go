@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
@@ -69,6 +70,7 @@ type guarded struct {
 	books    []*book
 	enforced []v3.Ref
 	staged   bool // some guard has a staged list
+	notes    []string
 }
 
 func (x *Index) builder() *builder {
@@ -96,7 +98,7 @@ func (b *builder) endpoints() {
 		b.forget()
 	}
 	next := *b.plan
-	next.Endpoints, next.staged = make([]Endpoint, 0, len(x.owned)), false
+	next.Endpoints, next.staged, next.Notes = make([]Endpoint, 0, len(x.owned)), false, nil
 	for _, was := range x.changed {
 		if g := b.guarded[was]; g != nil {
 			b.release(g)
@@ -112,12 +114,53 @@ func (b *builder) endpoints() {
 		}
 		next.Endpoints = append(next.Endpoints, g.endpoint)
 		next.staged = next.staged || g.staged
+		next.Notes = append(next.Notes, g.notes...)
 	}
+	b.claims(&next)
 	next.where = placesOf(next.Endpoints, b.sites)
 	b.plan = &next
 	if b.moved {
 		b.policies()
 	}
+}
+
+// claims gives each address of a node to one of the workloads that claim it.
+func (b *builder) claims(p *Plan) {
+	holders := make(map[claim]*member, 2*len(p.Endpoints))
+	again := false
+	for _, m := range b.index.own() {
+		if m.ref.Kind == "HostEndpoint" {
+			continue
+		}
+		for _, a := range m.addrs {
+			c := claim{m.node, a}
+			have := holders[c]
+			if again = again || have != nil; have == nil || m.before(have) {
+				holders[c] = m
+			}
+		}
+	}
+	for i := 0; again && i < len(p.Endpoints); i++ {
+		e := &p.Endpoints[i]
+		all := len(e.Addrs)
+		e.Addrs = slices.DeleteFunc(slices.Clone(e.Addrs), func(a netip.Addr) bool {
+			holder := holders[claim{e.Node, a}]
+			if e.Host() || holder.ref == e.Ref {
+				return false
+			}
+			p.Notes = append(p.Notes, fmt.Sprintf("%s claims address %s, which is taken to be %s's", e.Ref, a, holder.ref))
+			return true
+		})
+		if m := b.index.members[e.Ref]; len(e.Addrs) < all {
+			e.Ifaces, e.Shared = b.ifaces(m, e.Addrs)
+		}
+	}
+}
+
+// claim is an address on a node.
+type claim struct {
+	node string
+	addr netip.Addr
 }
 
 // forget begins with nothing built.
@@ -250,7 +293,7 @@ func (b *builder) endpoint(m *member) *guarded {
 	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
 	places := hostPlaces
 	if !e.Host() {
-		e.Ifaces, e.Shared = b.ifaces(m)
+		e.Ifaces, e.Shared = b.ifaces(m, m.addrs)
 		places = workloadPlaces
 	}
 	if !b.closed(m) {
@@ -280,14 +323,14 @@ func (b *builder) closed(m *member) bool {
 
 // ifaces behind which a workload is: alone, behind the one that its object names or those to which its addresses are routed; and
 // among others.
-func (b *builder) ifaces(m *member) (alone, shared []string) {
+func (b *builder) ifaces(m *member, addrs []netip.Addr) (alone, shared []string) {
 	if m.iface != "" {
 		alone = []string{m.iface}
 	}
 	if m.node != b.index.node {
 		return alone, nil
 	}
-	for _, a := range m.addrs {
+	for _, a := range addrs {
 		if name, ok := b.peers[a]; ok && m.iface == "" && !slices.Contains(alone, name) {
 			alone = append(alone, name)
 		}
@@ -303,6 +346,7 @@ func (b *builder) ifaces(m *member) (alone, shared []string) {
 // guard fills the tiers of one place and, if another list would stand there with the staged policies, that list.
 func (b *builder) guard(g *Guard, m *member, l labels) {
 	if g.Stage == Untracked && m.iface == "*" { // not supported, as in Calico (contract §4.4)
+		b.withoutEffect(g, m, l)
 		return
 	}
 	g.Tiers = b.tiersOf(g, m, b.policyTiers(b.tiers, g, l))
@@ -317,6 +361,18 @@ func (b *builder) guard(g *Guard, m *member, l labels) {
 	staged := b.tiersOf(g, m, b.policyTiers(b.staged, g, l))
 	if !slices.EqualFunc(g.Tiers, staged, Tier.equal) {
 		g.Staged, g.HasStaged = staged, true
+	}
+}
+
+// withoutEffect notes the policies that select an endpoint at a place where they cannot be asked.
+func (b *builder) withoutEffect(g *Guard, m *member, l labels) {
+	for _, t := range b.tiers {
+		for _, k := range t.books {
+			if k.selects(g, l) {
+				b.building.notes = append(b.building.notes, fmt.Sprintf("%s is doNotTrack and selects %s, which stands on all interfaces: "+
+					"it has no effect there in %s", k.ref, m.ref, g.Direction))
+			}
+		}
 	}
 }
 
@@ -364,7 +420,7 @@ func (b *builder) policyTiers(tiers []orderedTier, g *Guard, l labels) (out []Ti
 	for _, t := range tiers {
 		var refs []v3.Ref
 		for _, k := range t.books {
-			if k.stands(g.Stage) && k.guards(g.Direction) && k.subject != nil && k.subject.Matches(l) {
+			if k.selects(g, l) {
 				refs = append(refs, b.use(k))
 			}
 		}

@@ -102,7 +102,7 @@ func (c *clusterNetwork) rule(at string, in *clusterRule, d Direction) (out []Ru
 	errs := []error{perr, lerr}
 	for _, l := range lists {
 		for _, p := range peers {
-			if p.portless && len(l.sets) > 0 {
+			if p.portless && len(l.names) > 0 {
 				errs = append(errs, fmt.Errorf("%s.protocols: networks and nodes have no named ports", at))
 				continue
 			}
@@ -112,7 +112,7 @@ func (c *clusterNetwork) rule(at string, in *clusterRule, d Direction) (out []Ru
 			} else {
 				r.Dst = p.side
 			}
-			r.Dst.Ports, r.Dst.PortSets = l.ranges, l.sets
+			r.Dst.Ports, r.Dst.PortSets = l.ranges, c.named(l.names, l.proto, nil)
 			out = append(out, r)
 		}
 	}
@@ -269,12 +269,10 @@ func grouped(in []portList) (out []portList) {
 	slices.SortStableFunc(in, func(a, b portList) int { return int(a.proto) - int(b.proto) })
 	for _, l := range in {
 		if n := len(out); n > 0 && out[n-1].proto == l.proto {
-			l.ranges, l.sets = append(out[n-1].ranges, l.ranges...), append(out[n-1].sets, l.sets...)
+			l.ranges, l.names = append(out[n-1].ranges, l.ranges...), append(out[n-1].names, l.names...)
 			out = out[:n-1]
 		}
 		l.ranges = mergePorts(l.ranges)
-		slices.Sort(l.sets)
-		l.sets = slices.Compact(l.sets)
 		out = append(out, l)
 	}
 	return out
@@ -293,7 +291,7 @@ func (c *clusterNetwork) protocol(at string, in *policyapi.ClusterNetworkPolicyP
 	case in.SCTP != nil:
 		l.proto, port, at = ProtoSCTP, in.SCTP.DestinationPort, at+".sctp"
 	default:
-		l.sets = []string{c.named(in.DestinationNamedPort, 0, nil)}
+		l.names = []string{in.DestinationNamedPort}
 		return l, nil
 	}
 	r, err := destinationPort(port)

@@ -16,8 +16,22 @@ type Iface struct {
 	Peers []netip.Addr
 	// Nets are the networks of its own addresses.
 	Nets []netip.Prefix
-	// Shared is an interface behind which there may be several workloads, as behind a bridge.
+	// Shared is an interface behind which there may be several workloads, as behind a bridge. One with several peers of a family is
+	// shared, too.
 	Shared bool
+	// Uplink is an interface that leads elsewhere: whoever has an address behind it is no workload of this node.
+	Uplink bool
+}
+
+// several tells whether an interface has more than one peer of an address family: no workload is alone behind it.
+func (f *Iface) several() bool {
+	count := map[bool]int{}
+	for _, a := range f.Peers {
+		if count[a.Is4()]++; count[a.Is4()] > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
@@ -91,7 +105,7 @@ func (x *Index) peers() map[netip.Addr]string {
 	out := map[netip.Addr]string{}
 	for _, f := range x.ifaces {
 		for _, a := range f.Peers {
-			if _, ok := out[a]; !ok && !f.Shared {
+			if _, ok := out[a]; !ok && !f.Shared && !f.Uplink && !f.several() {
 				out[a] = f.Name
 			}
 		}
@@ -102,7 +116,7 @@ func (x *Index) peers() map[netip.Addr]string {
 // shared are the interfaces behind which an address is among others.
 func (x *Index) shared(a netip.Addr) (out []string) {
 	for _, f := range x.ifaces {
-		if f.Shared && (slices.Contains(f.Peers, a) || slices.ContainsFunc(f.Nets, func(n netip.Prefix) bool { return n.Contains(a) })) {
+		if !f.Uplink && (f.Shared || f.several()) && (slices.Contains(f.Peers, a) || slices.ContainsFunc(f.Nets, func(n netip.Prefix) bool { return n.Contains(a) })) {
 			out = append(out, f.Name)
 		}
 	}
@@ -135,7 +149,7 @@ func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.R
 			}
 			for _, f := range h.Ifaces {
 				expected := func(a netip.Addr) bool { return slices.Contains(m.addrs, a) }
-				if !workloads[f.Name] && !settings.excludes(f.Name) && slices.ContainsFunc(f.Addrs, expected) {
+				if !workloads[f.Name] && !settings.ofWorkloads(f.Name) && !settings.excludes(f.Name) && slices.ContainsFunc(f.Addrs, expected) {
 					stand(m, f.Name)
 				}
 			}

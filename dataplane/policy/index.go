@@ -246,7 +246,7 @@ func (x *Index) setMember(m *member, err error) error {
 
 func (x *Index) setPod(ref v3.Ref, o *corev1.Pod) error {
 	if o.Spec.HostNetwork { // the pod is its host: only host endpoint policy applies (contract §4.4)
-		addrs, err := podAddrs(o)
+		addrs, _, err := podAddrs(o)
 		if o.Spec.NodeName != "" && len(addrs) > 0 {
 			x.hosts[ref] = Host{Name: o.Spec.NodeName, Addrs: addrs}
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // hop is one node on a packet's way, and what the packet is there.
@@ -41,6 +40,9 @@ func nodeOf(e *Endpoint, h *Host) string {
 // journey is the nodes that a flow passes: its source's, Via, its destination's.
 func (p *Plan) journey(f Flow) []hop {
 	e := ends{dst: p.where.byAddr[f.Dst], srcHost: p.Host(f.Src), dstHost: p.Host(f.Dst)}
+	if e.srcHost != nil && f.Dst.IsLoopback() {
+		e.dstHost = e.srcHost // each host has one of its own
+	}
 	begin, end := nodeOf(p.where.byAddr[f.Src], e.srcHost), nodeOf(e.dst, e.dstHost)
 	if f.Via != "" && f.InIface != "" { // it comes in there, whoever claims to have sent it
 		begin, e.srcHost = "", nil
@@ -116,7 +118,7 @@ func onLink(a netip.Addr) bool {
 // towards is the interface to which a host's own packet is routed as it is sent.
 func (p *Plan) towards(h *hop, uplink string) string {
 	to := h.before.Dst
-	if own := p.Host(to); own != nil && own.Name == h.node {
+	if own := p.Host(to); own != nil && own.Name == h.node || to.IsLoopback() {
 		return "lo"
 	}
 	if e := p.where.byAddr[to]; e != nil && e.Node == h.node {
@@ -125,18 +127,20 @@ func (p *Plan) towards(h *hop, uplink string) string {
 	return uplink
 }
 
-// known is the workload on a node's side of an interface: the one behind it, else the one with the address; none where the
-// interface is one of workloads by its name and of none that is known.
+// known is the workload on a node's side of an interface: the one behind it, else the one with the address. What is behind an
+// interface of workloads, by its name or because others are, and is none that is known, is strange.
 func (p *Plan) known(node, iface string, byAddr *Endpoint) (e *Endpoint, strange bool) {
 	if e := p.behind(node, iface); e != nil {
 		return e, false
 	}
-	belongs := func(prefix string) bool { return prefix != "" && strings.HasPrefix(iface, prefix) }
-	if slices.ContainsFunc(p.Settings[node].Prefixes, belongs) {
+	if settings := p.Settings[node]; settings.ofWorkloads(iface) {
 		return nil, true
 	}
-	return byAddr, false
+	return byAddr, byAddr == nil && p.bridge(node, iface)
 }
+
+// bridge tells whether an interface is one behind which there are only workloads: who is not known there is refused.
+func (p *Plan) bridge(node, iface string) bool { return node == p.Node && p.where.bridges[iface] }
 
 // given is the interface that the flow names, if it speaks of this node: of Via, or else of the end.
 func given(f *Flow, node, iface string, end bool) string {

@@ -78,7 +78,7 @@ func (k *kubernetes) rules(index int, peers []networkingv1.NetworkPolicyPeer, po
 	for _, s := range services {
 		for i := range peers {
 			r := Rule{Action: Allow, Index: index, Families: AnyFamily, Proto: s.proto}
-			r.Dst.Ports, r.Dst.PortSets = s.ranges, s.sets
+			r.Dst.Ports, r.Dst.PortSets = s.ranges, k.named(s.names, s.proto, nil)
 			far := &r.Src
 			if d == Egress {
 				far = &r.Dst
@@ -105,7 +105,7 @@ func emptyPeer(p networkingv1.NetworkPolicyPeer) bool {
 type portList struct {
 	proto  uint8
 	ranges []PortRange
-	sets   []string
+	names  []string
 	all    bool
 }
 
@@ -124,11 +124,9 @@ func (k *kubernetes) services(ports []networkingv1.NetworkPolicyPort) ([]portLis
 	var out []portList
 	for _, l := range by {
 		if l.all {
-			l.ranges, l.sets = nil, nil
+			l.ranges, l.names = nil, nil
 		}
 		l.ranges = mergePorts(l.ranges)
-		slices.Sort(l.sets)
-		l.sets = slices.Compact(l.sets)
 		out = append(out, *l)
 	}
 	slices.SortFunc(out, func(a, b portList) int { return int(a.proto) - int(b.proto) })
@@ -151,7 +149,7 @@ func (k *kubernetes) port(by map[uint8]*portList, p *networkingv1.NetworkPolicyP
 		if p.EndPort != nil {
 			return errors.New("endPort needs a numeric port")
 		}
-		entry.sets = []string{k.named(p.Port.StrVal, proto, nil)}
+		entry.names = []string{p.Port.StrVal}
 	default:
 		last := p.Port.IntVal
 		if p.EndPort != nil {
@@ -166,7 +164,7 @@ func (k *kubernetes) port(by map[uint8]*portList, p *networkingv1.NetworkPolicyP
 		by[proto] = &portList{proto: proto}
 	}
 	l := by[proto]
-	l.all, l.ranges, l.sets = l.all || entry.all, append(l.ranges, entry.ranges...), append(l.sets, entry.sets...)
+	l.all, l.ranges, l.names = l.all || entry.all, append(l.ranges, entry.ranges...), append(l.names, entry.names...)
 	return nil
 }
 

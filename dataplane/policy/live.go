@@ -72,11 +72,11 @@ type share struct {
 }
 
 func (s *setSpec) share(m *member) (g share) {
-	if s.port == "" {
+	if len(s.names) == 0 {
 		return share{addrs: m.addrs, nets: m.nets}
 	}
 	for _, p := range m.ports {
-		if p.name != s.port || s.proto != 0 && p.proto != s.proto {
+		if !slices.Contains(s.names, p.name) || s.proto != 0 && p.proto != s.proto {
 			continue
 		}
 		for _, a := range m.addrs {
@@ -156,6 +156,6 @@ func (l *liveSet) fill(members iter.Seq[*member], selected func(*member) bool) {
 
 // set is the value of now.
 func (l *liveSet) set(staged bool) Set {
-	return Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || l.spec.port != "", Staged: staged,
+	return Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: staged,
 		Addrs: l.addrs.elems, Ports: l.ports.elems, Nets: l.net}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -40,6 +41,8 @@ type member struct {
 	addrs    []netip.Addr
 	nets     []netip.Prefix
 	ports    []namedPort
+	claims   bool       // its addresses are what it says of itself, not what its node has reported
+	created  time.Time  // the object
 	in       []*liveSet // the sets of the last plan in which it is
 	found    bool       // what it inherits
 	inherits []map[string]string
@@ -68,11 +71,12 @@ type service struct {
 // pod gives the endpoint of a pod, or nil while it has none: not scheduled, without address, or finished
 // (contract §1.9).
 func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
-	addrs, err := podAddrs(o)
+	addrs, reported, err := podAddrs(o)
 	if o.Spec.NodeName == "" || len(addrs) == 0 || finished(o) {
 		return nil, err
 	}
-	m := &member{ref: ref, endpoint: true, node: o.Spec.NodeName, addrs: addrs, labels: map[string]string{}}
+	m := &member{ref: ref, endpoint: true, node: o.Spec.NodeName, addrs: addrs, labels: map[string]string{},
+		claims: !reported, created: o.CreationTimestamp.Time}
 	for k, v := range o.Labels {
 		// a pod must not pass for something that its namespace or service account is
 		if !strings.HasPrefix(k, namespacePrefix) && !strings.HasPrefix(k, serviceAccountPfx) {
@@ -135,8 +139,8 @@ func listed(text string) (out []string) {
 	return strings.Split(text, ",")
 }
 
-// podAddrs takes the first source of addresses that has any.
-func podAddrs(o *corev1.Pod) ([]netip.Addr, error) {
+// podAddrs takes the first source of addresses that has any, and tells whether that is what the pod's node has reported.
+func podAddrs(o *corev1.Pod) (addrs []netip.Addr, reported bool, err error) {
 	var texts []string
 	for _, ip := range o.Status.PodIPs {
 		texts = append(texts, ip.IP)
@@ -147,13 +151,14 @@ func podAddrs(o *corev1.Pod) ([]netip.Addr, error) {
 			texts = strings.Split(other, ",")
 		}
 	}
-	return parseAddrs("addresses", texts)
+	addrs, err = parseAddrs("addresses", texts)
+	return addrs, len(o.Status.PodIPs) > 0 || o.Status.PodIP != "", err
 }
 
 func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
 	addrs, err := parseAddrs("spec.ipNetworks", o.Spec.IPNetworks)
 	m := &member{ref: ref, endpoint: true, node: o.Spec.Node, iface: o.Spec.InterfaceName, addrs: addrs,
-		labels: map[string]string{}, profiles: o.Spec.Profiles}
+		labels: map[string]string{}, profiles: o.Spec.Profiles, created: o.CreationTimestamp.Time}
 	maps.Copy(m.labels, o.Labels)
 	m.labels[labelNamespace] = o.Namespace
 	if o.Spec.Orchestrator != "" {
@@ -303,5 +308,17 @@ func parsePrefix(t string) (netip.Prefix, error) {
 func (m *member) says(o *member) bool {
 	return m.ref == o.ref && m.endpoint == o.endpoint && m.closed == o.closed && m.node == o.node && m.iface == o.iface &&
 		maps.Equal(m.labels, o.labels) && slices.Equal(m.profiles, o.profiles) && slices.Equal(m.sources, o.sources) &&
-		slices.Equal(m.addrs, o.addrs) && slices.Equal(m.nets, o.nets) && slices.Equal(m.ports, o.ports)
+		slices.Equal(m.addrs, o.addrs) && slices.Equal(m.nets, o.nets) && slices.Equal(m.ports, o.ports) && m.claims == o.claims && m.created.Equal(o.created)
+}
+
+// before tells which of two workloads of a node has an address that both claim: what a node has reported goes before what a pod
+// says of itself, and the younger before the older, whose end may not have been seen yet.
+func (m *member) before(o *member) bool {
+	switch {
+	case m.claims != o.claims:
+		return !m.claims
+	case !m.created.Equal(o.created):
+		return m.created.After(o.created)
+	}
+	return m.ref.Compare(o.ref) < 0
 }

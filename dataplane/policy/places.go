@@ -4,7 +4,8 @@ import "net/netip"
 
 // places is where addresses and hosts are in a plan.
 type places struct {
-	byAddr map[netip.Addr]*Endpoint // workloads; an address that several claim is the first one's, by Ref
+	byAddr  map[netip.Addr]*Endpoint // workloads; an address that several claim is the first one's, by Ref
+	bridges map[string]bool          // the interfaces of the plan's node behind which workloads are among others
 	*sites
 }
 
@@ -15,9 +16,12 @@ type sites struct {
 }
 
 func placesOf(endpoints []Endpoint, hosts *sites) *places {
-	w := &places{make(map[netip.Addr]*Endpoint, 2*len(endpoints)), hosts}
+	w := &places{make(map[netip.Addr]*Endpoint, 2*len(endpoints)), map[string]bool{}, hosts}
 	for i := range endpoints {
 		e := &endpoints[i]
+		for _, iface := range e.Shared {
+			w.bridges[iface] = true
+		}
 		for _, a := range e.Addrs {
 			if w.byAddr[a] == nil && !e.Host() {
 				w.byAddr[a] = e

@@ -16,6 +16,9 @@ type Plan struct {
 	Sets      []Set      // all that a rule names, by ID
 	Hosts     []Host     // by name
 
+	// Notes are what about the objects together is not as their authors may think.
+	Notes []string
+
 	// Settings of each node that the plan is for.
 	Settings map[string]Settings
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -26,7 +28,7 @@ type setSpec struct {
 	id      string
 	about   string
 	sel     *selector.Selector // nil: every member
-	port    string             // a named port …
+	names   []string           // named ports …
 	proto   uint8              // … of this protocol, 0 any
 	service v3.Ref             // or the endpoints of a service …
 	ports   bool               // … with their ports
@@ -275,6 +277,7 @@ func mergeNets(in []netip.Prefix) []netip.Prefix {
 // ports compiles a list of numbers, ranges and names. Named ports are looked up on the endpoints that the side's positive
 // selector selects, for a negated list too (contract §2.7).
 func (c *compiler) ports(in []intstr.IntOrString, proto uint8, pos *selector.Selector) (ranges []PortRange, sets []string, err error) {
+	var names []string
 	for _, text := range in {
 		p, err := v3.ParsePort(text)
 		switch {
@@ -283,12 +286,12 @@ func (c *compiler) ports(in []intstr.IntOrString, proto uint8, pos *selector.Sel
 		case proto != 0 && (!HasPorts(proto) || proto == ProtoUDPLite), proto == 0 && p.Name == "":
 			return nil, nil, fmt.Errorf("%s needs protocol TCP, UDP or SCTP", text.String())
 		case p.Name != "":
-			sets = append(sets, c.named(p.Name, proto, pos))
+			names = append(names, p.Name)
 		default:
 			ranges = append(ranges, PortRange{p.Min, p.Max})
 		}
 	}
-	return mergePorts(ranges), sets, nil
+	return mergePorts(ranges), c.named(names, proto, pos), nil
 }
 
 func (c *compiler) add(s setSpec) string {
@@ -300,12 +303,17 @@ func (c *compiler) selected(sel *selector.Selector) string {
 	return c.add(setSpec{id: sel.ID(), about: sel.String(), sel: sel})
 }
 
-func (c *compiler) named(name string, proto uint8, sel *selector.Selector) string {
-	about := fmt.Sprintf("port %s of protocol %d", name, proto)
+// named is the ports of all the names in one set: a rule with many at both ends is still one rule.
+func (c *compiler) named(names []string, proto uint8, sel *selector.Selector) (sets []string) {
+	if len(names) == 0 {
+		return nil
+	}
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	about := fmt.Sprintf("port %s of protocol %d", strings.Join(names, ","), proto)
 	if sel != nil {
 		about += " on " + sel.String()
 	}
-	return c.add(setSpec{id: hashID("n:", about), about: about, sel: sel, port: name, proto: proto})
+	return []string{c.add(setSpec{id: hashID("n:", about), about: about, sel: sel, names: names, proto: proto})}
 }
 
 func (c *compiler) service(in *v3.ServiceMatch, ports bool) (string, error) {

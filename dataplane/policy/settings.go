@@ -188,6 +188,11 @@ func (s *Settings) takeExcluded(in *v3.FelixConfigurationSpec) error {
 	return nil
 }
 
+// ofWorkloads tells whether an interface is a workload's by its name.
+func (s *Settings) ofWorkloads(iface string) bool {
+	return slices.ContainsFunc(s.Prefixes, func(p string) bool { return p != "" && strings.HasPrefix(iface, p) })
+}
+
 func (s *Settings) excludes(iface string) bool {
 	return slices.ContainsFunc(s.excluded, func(r *regexp.Regexp) bool { return r.MatchString(iface) })
 }

@@ -171,12 +171,14 @@ func (t *tracer) forward() {
 	h := t.node
 	t.host(Forward, Ingress, h.in)
 	switch {
+	case t.discovery() && t.plan.bridge(h.node, h.in): // the workloads of a bridge are neighbours
 	case h.from != nil:
 		t.judge(h.from, Normal, Egress)
 	case h.strangeIn:
 		t.refuseUnknown(Egress, h.in)
 	}
 	switch {
+	case t.discovery() && t.plan.bridge(h.node, h.out):
 	case h.to != nil:
 		t.judge(h.to, Normal, Ingress)
 	case h.strangeOut:
@@ -205,7 +207,7 @@ func (t *tracer) leave() {
 
 func (t *tracer) refuseUnknown(d Direction, iface string) {
 	if t.out.Verdict != Deny {
-		t.settle(&Judgement{Verdict: Deny, Rule: -1, Why: "interface " + iface + " belongs to no workload that is known"}, d)
+		t.settle(&Judgement{Verdict: Deny, Rule: -1, Why: "interface " + iface + " is for workloads, and this is none that is known"}, d)
 	}
 }
 

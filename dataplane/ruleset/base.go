@@ -174,13 +174,22 @@ func (c *compiler) otherSources(accept func(...Match)) {
 func saddrs(f *family) Key { return f.saddr }
 func daddrs(f *family) Key { return f.daddr }
 
-// lookups lead a packet to the guard of its workload. An address decides only behind an interface that is no workload's by name.
+// lookups lead a packet to the guard of its workload. An address decides only behind an interface that is no workload's by name. On a
+// bridge of workloads those exchange neighbour discovery, and who is none that is known is refused: he may have given himself an
+// address, or send from that of the link.
 func (c *compiler) lookups(name string, iface Key, addr func(*family) Key) []Rule {
 	out := append([]Rule{{VMap: &VMap{iface, name + "-iface"}}}, c.unknown(iface)...)
 	for i := range families {
 		out = append(out, Rule{VMap: &VMap{addr(&families[i]), name + families[i].digit}})
 	}
-	return out
+	if c.sets["workload-bridge"] == nil {
+		return out
+	}
+	behind := Match{Key: iface, Set: "workload-bridge"}
+	neighbours := discoveryRule()
+	neighbours.Matches = append([]Match{behind}, neighbours.Matches...)
+	return append(append([]Rule{neighbours}, out...), Rule{ID: "unknown behind bridge", Counter: true,
+		Verdict: Verdict{Kind: c.denying().deny}, Matches: []Match{behind}})
 }
 
 // fromWorkloads leads packets from local workloads to what becomes of them at their host. Where only the address says that one is

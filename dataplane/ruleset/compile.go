@@ -293,6 +293,7 @@ func (c *compiler) whereabouts(e *policy.Endpoint) {
 		}
 	}
 	for _, iface := range e.Shared {
+		add("workload-bridge", TypeIface, Elem{Iface: iface})
 		for _, a := range e.Addrs {
 			f := familyOf(a)
 			add("workload-shared"+f.digit, f.ifaceAddr, Elem{Iface: iface, From: a, To: a})

@@ -138,8 +138,8 @@ func deciders() (out []string) {
 	return append(out, "Protection, normal egress", "no policy and no profile decided", "a host may always reach its own workloads",
 		"a packet to itself never leaves the workload", "a workload may send only from its own addresses",
 		"a workload's traffic to its own host", "IPv6 neighbour discovery with the own host is always allowed",
-		"untracked or pre-DNAT policy has allowed it", led, "interface cali1 belongs to no workload that is known",
-		"interface azv1 belongs to no workload that is known")
+		"untracked or pre-DNAT policy has allowed it", led, "interface cali1 is for workloads, and this is none that is known",
+		"interface azv1 is for workloads, and this is none that is known")
 }
 
 // Equal plans give equal tables, whatever the order in which the objects came.

@@ -116,6 +116,9 @@ func send(p *policy.Plan, nodes map[string]*interpreter, f policy.Flow) policy.A
 	if f.Src == f.Dst && r.src.workload && !f.OrigDst.IsValid() && f.Via == "" {
 		return policy.Allow // it stays in the workload's own network namespace
 	}
+	if f.Dst.IsLoopback() && r.src.node != "" && !r.src.workload {
+		r.dst = end{node: r.src.node, iface: "lo"}
+	}
 	if f.Via != "" && f.InIface != "" {
 		r.src = end{} // whoever it says it is from, it comes in by that interface
 	}
@@ -207,7 +210,7 @@ func (r *route) all(p *policy.Plan, f policy.Flow) bool {
 			out = or(given(r.src.node, f.OutIface, true), r.src.iface)
 		}
 		first := out
-		if sent := whereIs(p, r.orig.Addr()); sent.node == r.src.node {
+		if sent := whereIs(p, r.orig.Addr()); sent.node == r.src.node || r.orig.Addr().IsLoopback() {
 			first = "lo"
 			if sent.workload {
 				first = sent.iface

@@ -191,7 +191,8 @@ func (j *judge) interfaces() (out []policy.Iface, err error) {
 			return err
 		}
 		for _, f := range <-now {
-			out = append(out, policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets, Shared: f.Bridge})
+			out = append(out, policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets,
+				Shared: f.Bridge, Uplink: f.Uplink || !f.Bridge && len(f.Nets) > 0})
 		}
 		return nil
 	})
