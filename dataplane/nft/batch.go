@@ -155,19 +155,24 @@ func (c *Conn) send(b *batch) error {
 	if err := c.call("sending"); err != nil {
 		return err
 	}
-	raw, err := c.sock.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("sending: %w", err)
-	}
-	var sent error
-	err = raw.Write(func(fd uintptr) bool {
-		sent = unix.Sendto(int(fd), b.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-		return !errors.Is(sent, unix.EAGAIN)
-	})
-	if err := errors.Join(err, sent); err != nil {
+	if err := c.write(b.buf); err != nil {
 		return fmt.Errorf("sending %d bytes: %w", len(b.buf), err)
 	}
 	return c.answers(b)
+}
+
+// write to the kernel, which has done what it is told when write returns.
+func (c *Conn) write(b []byte) error {
+	raw, err := c.sock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		return !errors.Is(sent, unix.EAGAIN)
+	})
+	return errors.Join(err, sent)
 }
 
 // makeRoom in the socket's buffer for a whole transaction, which the kernel takes in one piece only.
@@ -179,18 +184,16 @@ func (c *Conn) makeRoom(n int) (err error) {
 	if err := c.call("making room"); err != nil {
 		return err
 	}
-	if n+spare > math.MaxInt32 {
-		return fmt.Errorf("%w: it has %d bytes, and no socket takes more than %d", errTooBig, n, math.MaxInt32-spare)
-	}
-	if err := c.sock.SetWriteBuffer(n + spare); err != nil {
+	// The kernel keeps twice what it is asked for, in an int.
+	if err := c.sock.SetWriteBuffer(min(n+spare, math.MaxInt32/2)); err != nil {
 		return fmt.Errorf("making room for %d bytes: %w", n, err)
 	}
 	if c.room, err = c.sock.WriteBuffer(); err != nil {
 		return fmt.Errorf("making room for %d bytes: %w", n, err)
 	}
 	if n+spare > c.room {
-		return fmt.Errorf("%w: it has %d bytes, and the socket takes %d: either sysctl net.core.wmem_max must be larger, "+
-			"or we must have CAP_NET_ADMIN on the host itself: %w", errTooBig, n, c.room-spare, unix.EMSGSIZE)
+		return fmt.Errorf("%w: the transaction has %d bytes, and the socket takes %d: unless that is all that there can be, sysctl "+
+			"net.core.wmem_max must be larger, or we must have CAP_NET_ADMIN on the host itself: %w", errTooBig, n, c.room-spare, unix.EMSGSIZE)
 	}
 	return nil
 }
@@ -220,6 +223,10 @@ func (c *Conn) answers(b *batch) error {
 	}
 }
 
+// largestAnswer is what the kernel puts at most into one piece of a listing, once it has seen a buffer of that size; and for each piece
+// of a set's elements it begins to count at the first one.
+const largestAnswer = 32 << 10
+
 // receive a message that is there already; EAGAIN says that there is none.
 func (c *Conn) receive() (m []byte, err error) {
 	raw, err := c.sock.SyscallConn()
@@ -227,7 +234,7 @@ func (c *Conn) receive() (m []byte, err error) {
 		return nil, err
 	}
 	if c.answer == nil {
-		c.answer = make([]byte, 8192)
+		c.answer = make([]byte, largestAnswer)
 	}
 	var got error
 	n := 0

@@ -192,11 +192,18 @@ func (c *Conn) generation() (uint32, error) {
 	if err := c.call("reading the generation"); err != nil {
 		return 0, err
 	}
-	gen, err := c.nl.GetGen()
+	b := &batch{}
+	b.begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, 0, subject{})
+	b.end()
+	err := c.write(b.buf)
+	var m []byte
+	if err == nil {
+		m, err = c.receive()
+	}
 	if err != nil {
 		return 0, fmt.Errorf("reading the generation: %w", err)
 	}
-	return gen.ID, nil
+	return decodeGeneration(m)
 }
 
 // state is what is there: what the last Apply left, where that is certain, or what is read.
@@ -252,7 +259,7 @@ func (c *Conn) transact(s state, changes []ruleset.Change, flags nftables.TableF
 	if s.mine {
 		gen = 0 // nobody else can have changed it: others' commits need not stop us
 	}
-	err := c.send(c.write(s, changes, flags, gen))
+	err := c.send(c.transaction(s, changes, flags, gen))
 	if err != nil && !s.settled() {
 		return fmt.Errorf("%w: %w", errMaking, err)
 	}

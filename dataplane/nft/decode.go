@@ -53,6 +53,27 @@ func (c *Conn) read(t *nftables.Table, flags nftables.TableFlags) (s state, err 
 	return s, err
 }
 
+// decodeGeneration reads the answer to a question for the generation.
+func decodeGeneration(m []byte) (gen uint32, err error) {
+	if len(m) < wholeHeader {
+		return 0, fmt.Errorf("reading the generation: an answer of %d bytes", len(m))
+	}
+	ad, err := netlink.NewAttributeDecoder(m[wholeHeader:])
+	if err != nil {
+		return 0, fmt.Errorf("reading the generation: %w", err)
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_GEN_ID {
+			gen = ad.Uint32()
+		}
+	}
+	if err := ad.Err(); err != nil || gen == 0 {
+		return 0, errors.Join(errors.New("reading the generation: the answer has none"), err)
+	}
+	return gen, nil
+}
+
 // errForeign says that something in the table is nothing that a ruleset.Table can have.
 var errForeign = errors.New("is none of ours")
 

@@ -14,10 +14,10 @@ import (
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
 
-// write gives the transaction that makes the changes. What is deleted is first emptied, so that nothing names what goes. (Before
+// transaction is what makes the changes. What is deleted is first emptied, so that nothing names what goes. (Before
 // kernel 6.2 a chain cannot be deleted in the transaction that deletes the last verdict that leads to it; such a kernel refuses with
 // EBUSY.)
-func (c *Conn) write(s state, changes []ruleset.Change, flags nftables.TableFlags, gen uint32) *batch {
+func (c *Conn) transaction(s state, changes []ruleset.Change, flags nftables.TableFlags, gen uint32) *batch {
 	w := &writer{newBatch(gen), c.name}
 	if s.replace {
 		w.deleteTable()
