@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tierwall/tierwall/apis/selector"
@@ -76,7 +76,7 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 		return nil, err
 	}
 	m := &member{ref: ref, endpoint: true, node: o.Spec.NodeName, addrs: addrs, labels: map[string]string{},
-		claims: !reported, created: o.CreationTimestamp.Time}
+		claims: !reported, created: o.CreationTimestamp}
 	for k, v := range o.Labels {
 		// a pod must not pass for something that its namespace or service account is
 		if !strings.HasPrefix(k, namespacePrefix) && !strings.HasPrefix(k, serviceAccountPfx) {
@@ -158,7 +158,7 @@ func podAddrs(o *corev1.Pod) (addrs []netip.Addr, reported bool, err error) {
 func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
 	addrs, err := parseAddrs("spec.ipNetworks", o.Spec.IPNetworks)
 	m := &member{ref: ref, endpoint: true, node: o.Spec.Node, iface: o.Spec.InterfaceName, addrs: addrs,
-		labels: map[string]string{}, profiles: o.Spec.Profiles, created: o.CreationTimestamp.Time}
+		labels: map[string]string{}, profiles: o.Spec.Profiles, created: o.CreationTimestamp}
 	maps.Copy(m.labels, o.Labels)
 	m.labels[labelNamespace] = o.Namespace
 	if o.Spec.Orchestrator != "" {
@@ -308,7 +308,7 @@ func parsePrefix(t string) (netip.Prefix, error) {
 func (m *member) says(o *member) bool {
 	return m.ref == o.ref && m.endpoint == o.endpoint && m.closed == o.closed && m.node == o.node && m.iface == o.iface &&
 		maps.Equal(m.labels, o.labels) && slices.Equal(m.profiles, o.profiles) && slices.Equal(m.sources, o.sources) &&
-		slices.Equal(m.addrs, o.addrs) && slices.Equal(m.nets, o.nets) && slices.Equal(m.ports, o.ports) && m.claims == o.claims && m.created.Equal(o.created)
+		slices.Equal(m.addrs, o.addrs) && slices.Equal(m.nets, o.nets) && slices.Equal(m.ports, o.ports) && m.claims == o.claims && m.created.Time.Equal(o.created.Time)
 }
 
 // before tells which of two workloads of a node has an address that both claim: what a node has reported goes before what a pod
@@ -317,8 +317,8 @@ func (m *member) before(o *member) bool {
 	switch {
 	case m.claims != o.claims:
 		return !m.claims
-	case !m.created.Equal(o.created):
-		return m.created.After(o.created)
+	case !m.created.Time.Equal(o.created.Time):
+		return o.created.Before(&m.created)
 	}
 	return m.ref.Compare(o.ref) < 0
 }

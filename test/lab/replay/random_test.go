@@ -64,6 +64,8 @@ func withTiers(objs []client.Object) []client.Object {
 			name = o.Spec.Tier
 		case *v3.GlobalNetworkPolicy:
 			name = o.Spec.Tier
+		case *v3.StagedNetworkPolicy:
+			name = o.Spec.Tier
 		case *v3.StagedGlobalNetworkPolicy:
 			name = o.Spec.Tier
 		}
