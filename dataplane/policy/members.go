@@ -41,10 +41,10 @@ type member struct {
 	addrs    []netip.Addr
 	nets     []netip.Prefix
 	ports    []namedPort
-	claims   bool       // its addresses are what it says of itself, not what its node has reported
-	created  time.Time  // the object
-	in       []*liveSet // the sets of the last plan in which it is
-	found    bool       // what it inherits
+	claims   bool        // its addresses are what it says of itself, not what its node has reported
+	created  metav1.Time // the object
+	in       []*liveSet  // the sets of the last plan in which it is
+	found    bool        // what it inherits
 	inherits []map[string]string
 }
 
