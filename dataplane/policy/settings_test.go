@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,29 @@ func TestSettingsThatMakeNoSense(t *testing.T) {
 		}
 		if after := x.Plan().Settings["n1"]; after.EndpointToHost != before.EndpointToHost || after.Reject != before.Reject || after.LogLimit != nil {
 			t.Errorf("%s: %+v", field, after)
+		}
+	}
+}
+
+// A host endpoint that is found by its address does not stand on a workload's interface: one that an object names, or one that has
+// a workload's name.
+func TestHostEndpointsAreOnHostInterfaces(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.9")
+	hep := &v3.HostEndpoint{}
+	hep.Name, hep.Spec.Node, hep.Spec.ExpectedIPs = "h", "n1", []string{addr.String()}
+	vm := &v3.WorkloadEndpoint{}
+	vm.Name, vm.Namespace, vm.Spec.Node, vm.Spec.InterfaceName, vm.Spec.IPNetworks = "vm", "ns", "n1", "tap1", []string{"10.0.0.1/32"}
+	for name, want := range map[string][]string{"eth0": {"eth0"}, "tap1": nil, "cali1": nil} {
+		x := policy.NewIndex("n1", policy.Options{})
+		if err := x.Set(hep); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Set(vm); err != nil {
+			t.Fatal(err)
+		}
+		x.SetInterfaces([]policy.Iface{{Name: name, Addrs: []netip.Addr{addr}}})
+		if got := x.Plan().Endpoints[0]; got.Ref.Kind != "HostEndpoint" || !slices.Equal(got.Ifaces, want) {
+			t.Errorf("%s: %s stands on %v, want %v", name, got.Ref, got.Ifaces, want)
 		}
 	}
 }

@@ -332,3 +332,16 @@ func (m *machine) table(name string) *ruleset.Table {
 	}
 	return t
 }
+
+// A burst of no packets is one, for 0 is five to the kernel.
+func TestNoBurst(t *testing.T) {
+	limit, burst := "1/day", 0
+	o := policy.Options{Felix: v3.FelixConfigurationSpec{LogActionRateLimit: &limit, LogActionRateLimitBurst: &burst}}
+	g := &v3.GlobalNetworkPolicy{}
+	g.Name, g.Spec.Ingress = "g", []v3.Rule{{Action: v3.Log}}
+	objs := []client.Object{g, scenario.Pod("ns1", "p", "n1", []string{"10.0.0.1"}, nil)}
+	text := ruleset.Compile(indexOf("n1", o, objs).Plan(), ruleset.Options{}).String()
+	if !strings.Contains(text, "limit rate 1/day burst 1 packets") {
+		t.Error(text)
+	}
+}
