@@ -49,6 +49,7 @@ type builder struct {
 	tiers, staged []orderedTier         // as they are, and as they would be with the staged policies; nil when there are none
 	stands        map[v3.Ref][]string   // the interfaces of host endpoints
 	peers         map[netip.Addr]string // the interfaces of routed addresses
+	bridges       []Iface               // behind which workloads are among others
 	known         map[string]Settings   // of each node that was asked for
 	guarded       map[*member]*guarded  // what was built of each own endpoint
 	building      *guarded              // of the one that is being built
@@ -77,7 +78,7 @@ func (x *Index) builder() *builder {
 	endpoints := x.hostEndpoints()
 	hosts := x.hostList(endpoints)
 	b := &builder{
-		index: x, hosts: hosts, sites: sitesOf(hosts), stands: x.standings(hosts, endpoints), peers: x.peers(), profiles: x.profilesByName(),
+		index: x, hosts: hosts, sites: sitesOf(hosts), stands: x.standings(hosts, endpoints), peers: x.peers(), bridges: x.bridges(), profiles: x.profilesByName(),
 		known: map[string]Settings{}, guarded: map[*member]*guarded{}, live: map[string]*liveSet{},
 		byLabel: byLabel{}, wanting: newWanting(),
 	}
@@ -117,6 +118,7 @@ func (b *builder) endpoints() {
 		next.Notes = append(next.Notes, g.notes...)
 	}
 	b.claims(&next)
+	b.stand(&next)
 	next.where = placesOf(next.Endpoints, b.sites)
 	b.plan = &next
 	if b.moved {
@@ -142,7 +144,6 @@ func (b *builder) claims(p *Plan) {
 	}
 	for i := 0; again && i < len(p.Endpoints); i++ {
 		e := &p.Endpoints[i]
-		all := len(e.Addrs)
 		e.Addrs = slices.DeleteFunc(slices.Clone(e.Addrs), func(a netip.Addr) bool {
 			holder := holders[claim{e.Node, a}]
 			if e.Host() || holder.ref == e.Ref {
@@ -151,9 +152,6 @@ func (b *builder) claims(p *Plan) {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s claims address %s, which is taken to be %s's", e.Ref, a, holder.ref))
 			return true
 		})
-		if m := b.index.members[e.Ref]; len(e.Addrs) < all {
-			e.Ifaces, e.Shared = b.ifaces(m, e.Addrs)
-		}
 	}
 }
 
@@ -293,7 +291,6 @@ func (b *builder) endpoint(m *member) *guarded {
 	e := Endpoint{Ref: m.ref, Node: m.node, Ifaces: b.stands[m.ref], Addrs: m.addrs}
 	places := hostPlaces
 	if !e.Host() {
-		e.Ifaces, e.Shared = b.ifaces(m, m.addrs)
 		places = workloadPlaces
 	}
 	if !b.closed(m) {
@@ -321,26 +318,55 @@ func (b *builder) closed(m *member) bool {
 	return m.closed || len(m.sources) > 0 && !b.settings(m.node).AnySource
 }
 
-// ifaces behind which a workload is: alone, behind the one that its object names or those to which its addresses are routed; and
-// among others.
-func (b *builder) ifaces(m *member, addrs []netip.Addr) (alone, shared []string) {
-	if m.iface != "" {
-		alone = []string{m.iface}
-	}
-	if m.node != b.index.node {
-		return alone, nil
-	}
-	for _, a := range addrs {
-		if name, ok := b.peers[a]; ok && m.iface == "" && !slices.Contains(alone, name) {
-			alone = append(alone, name)
-		}
-		for _, name := range b.index.shared(a) {
-			if !slices.Contains(shared, name) {
-				shared = append(shared, name)
+// stand tells behind which interfaces workloads are: alone, behind the one that the object names or those to which the addresses are
+// routed; or among others, behind a bridge or an interface to which others' addresses are routed as well.
+func (b *builder) stand(p *Plan) {
+	first, several := map[string]v3.Ref{}, map[string]bool{}
+	each := func(e *Endpoint, yield func(string)) {
+		if m := b.index.members[e.Ref]; m.iface != "" {
+			yield(m.iface)
+		} else if e.Node == b.index.node {
+			for _, a := range e.Addrs {
+				if name, ok := b.peers[a]; ok {
+					yield(name)
+				}
 			}
 		}
 	}
-	return alone, shared
+	for i := range p.Endpoints {
+		if e := &p.Endpoints[i]; !e.Host() {
+			each(e, func(name string) {
+				if ref, ok := first[name]; ok && ref != e.Ref {
+					several[name] = true
+				}
+				first[name] = e.Ref
+			})
+		}
+	}
+	for i := range p.Endpoints {
+		if e := &p.Endpoints[i]; !e.Host() {
+			e.Ifaces, e.Shared = nil, b.shared(e)
+			each(e, func(name string) {
+				to := &e.Ifaces
+				if several[name] && e.Node == b.index.node {
+					to = &e.Shared
+				}
+				if !slices.Contains(*to, name) {
+					*to = append(*to, name)
+				}
+			})
+		}
+	}
+}
+
+// shared are the bridges behind which a workload is.
+func (b *builder) shared(e *Endpoint) (out []string) {
+	for i := range b.bridges {
+		if f := &b.bridges[i]; e.Node == b.index.node && slices.ContainsFunc(e.Addrs, f.behind) {
+			out = append(out, f.Name)
+		}
+	}
+	return out
 }
 
 // guard fills the tiers of one place and, if another list would stand there with the staged policies, that list.

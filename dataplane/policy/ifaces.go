@@ -16,22 +16,10 @@ type Iface struct {
 	Peers []netip.Addr
 	// Nets are the networks of its own addresses.
 	Nets []netip.Prefix
-	// Shared is an interface behind which there may be several workloads, as behind a bridge. One with several peers of a family is
-	// shared, too.
+	// Shared is an interface behind which there may be several workloads, as behind a bridge.
 	Shared bool
 	// Uplink is an interface that leads elsewhere: whoever has an address behind it is no workload of this node.
 	Uplink bool
-}
-
-// several tells whether an interface has more than one peer of an address family: no workload is alone behind it.
-func (f *Iface) several() bool {
-	count := map[bool]int{}
-	for _, a := range f.Peers {
-		if count[a.Is4()]++; count[a.Is4()] > 1 {
-			return true
-		}
-	}
-	return false
 }
 
 // SetInterfaces tells what interfaces the index's node really has. Without it they are taken from what the objects say: an
@@ -105,7 +93,7 @@ func (x *Index) peers() map[netip.Addr]string {
 	out := map[netip.Addr]string{}
 	for _, f := range x.ifaces {
 		for _, a := range f.Peers {
-			if _, ok := out[a]; !ok && !f.Shared && !f.Uplink && !f.several() {
+			if _, ok := out[a]; !ok && !f.Shared && !f.Uplink {
 				out[a] = f.Name
 			}
 		}
@@ -113,14 +101,18 @@ func (x *Index) peers() map[netip.Addr]string {
 	return out
 }
 
-// shared are the interfaces behind which an address is among others.
-func (x *Index) shared(a netip.Addr) (out []string) {
+// bridges are the interfaces behind which there may be several workloads, and nobody else.
+func (x *Index) bridges() (out []Iface) {
 	for _, f := range x.ifaces {
-		if !f.Uplink && (f.Shared || f.several()) && (slices.Contains(f.Peers, a) || slices.ContainsFunc(f.Nets, func(n netip.Prefix) bool { return n.Contains(a) })) {
-			out = append(out, f.Name)
+		if f.Shared && !f.Uplink {
+			out = append(out, f)
 		}
 	}
 	return out
+}
+
+func (f *Iface) behind(a netip.Addr) bool {
+	return slices.Contains(f.Peers, a) || slices.ContainsFunc(f.Nets, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // standings tell on which interfaces each host endpoint stands: on the one it names or, if it names none, on those that have an

@@ -18,6 +18,7 @@ func TestInterfacesOfPods(t *testing.T) {
 		alone, shared []string
 	}{
 		"its route alone":         {policy.Iface{Name: "i", Peers: []netip.Addr{own, six}}, []string{"i"}, nil},
+		"nobody's route as well":  {policy.Iface{Name: "i", Peers: []netip.Addr{own, netip.MustParseAddr("10.0.0.9")}}, []string{"i"}, nil},
 		"another's route as well": {policy.Iface{Name: "i", Peers: []netip.Addr{own, other}}, nil, []string{"i"}},
 		"an uplink":               {policy.Iface{Name: "i", Peers: []netip.Addr{own}, Uplink: true}, nil, nil},
 		"a bridge":                {policy.Iface{Name: "i", Peers: []netip.Addr{own}, Shared: true}, nil, []string{"i"}},
@@ -27,6 +28,9 @@ func TestInterfacesOfPods(t *testing.T) {
 	} {
 		x := policy.NewIndex("n1", policy.Options{})
 		if err := x.Set(scenario.Pod("ns", "p", "n1", []string{own.String(), six.String()}, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Set(scenario.Pod("ns", "q", "n1", []string{other.String()}, nil)); err != nil {
 			t.Fatal(err)
 		}
 		x.SetInterfaces([]policy.Iface{c.iface})
