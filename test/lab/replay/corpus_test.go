@@ -46,6 +46,7 @@ var unplayable = map[string]string{
 // unsendable are the scenarios with flows that the lab cannot send, and why. All others are sent.
 var unsendable = map[string]string{
 	"sources-that-are-of-one-link": "an address of a link is every link's, so nobody in the lab has it",
+	"loopback-address-of-a-host":   "a loopback address is every host's, so nobody in the lab has it",
 }
 
 // The kernel is the judge: agents on every node, and real packets for every flow of the corpus.
