@@ -1,0 +1,182 @@
+package policy
+
+import (
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/tierwall/tierwall/apis/selector"
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// labels are a member's own, then those of its profiles in order; the first that has a key wins (contract §1.10).
+type labels struct {
+	own       map[string]string
+	inherited []map[string]string
+}
+
+// Get implements selector.Labels.
+func (l labels) Get(key string) (string, bool) {
+	if v, ok := l.own[key]; ok {
+		return v, true
+	}
+	for _, m := range l.inherited {
+		if v, ok := m[key]; ok {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// labels of a member, found once: when a profile changes its heirs become other members.
+func (b *builder) labels(m *member) labels {
+	if m.found {
+		return labels{m.labels, m.inherits}
+	}
+	for _, name := range m.profiles {
+		if p, ok := b.profiles[name]; ok && len(p.labels) > 0 {
+			m.inherits = append(m.inherits, p.labels)
+		}
+	}
+	m.found = true
+	return labels{m.labels, m.inherits}
+}
+
+// sets brings every set that a rule names up to date, and gives the plan them.
+func (b *builder) sets() {
+	b.follow()
+	next := *b.plan
+	next.Sets = make([]Set, 0, len(b.specs))
+	live := make(map[string]*liveSet, len(b.specs))
+	for _, id := range sortedKeys(b.specs) {
+		l := b.live[id]
+		if l == nil {
+			l = b.begin(b.specs[id])
+		}
+		live[id] = l
+		next.Sets = append(next.Sets, b.set(l))
+	}
+	b.keepUnused(live)
+	b.live, b.plan = live, &next
+}
+
+// unused is how many sets that no rule names any more are kept up to date all the same, beside as many as are named: to begin a
+// set means to look at every member, and what has just gone often comes back.
+const unused = 256
+
+func (b *builder) keepUnused(live map[string]*liveSet) {
+	drop := len(b.live) > 2*len(live)+unused
+	for id, l := range b.live {
+		switch {
+		case live[id] != nil:
+		case drop:
+			l.gone = true
+			if l.spec.ofMembers() {
+				b.wanting.remove(l)
+			}
+		default:
+			live[id] = l
+		}
+	}
+}
+
+// follow takes the members that have changed out of the sets in which they were, and puts them into those in which they are.
+func (b *builder) follow() {
+	for ref, was := range b.index.changed {
+		b.byLabel.follow(was, b.index.members[ref], b)
+		if was != nil {
+			for _, l := range was.in {
+				if !l.gone {
+					l.remove(was)
+				}
+			}
+			was.in = nil
+		}
+		if m := b.index.members[ref]; m != nil && !b.closed(m) {
+			b.join(m)
+		}
+	}
+}
+
+func (b *builder) join(m *member) {
+	l := b.labels(m)
+	b.wanting.each(l, func(s *liveSet) {
+		if s.spec.selects(l) {
+			s.add(m)
+			m.in = append(m.in, s)
+		}
+	})
+}
+
+// ofMembers tells a set of what selectors find from those of services and of Nodes.
+func (s *setSpec) ofMembers() bool { return s.service == (v3.Ref{}) && s.nodes == nil }
+
+func (s *setSpec) selects(l labels) bool { return s.sel == nil || s.sel.Matches(l) }
+
+// begin makes a set that the last plan had not.
+func (b *builder) begin(spec setSpec) *liveSet {
+	l := &liveSet{spec: spec, nets: map[netip.Prefix]int{}}
+	if spec.ofMembers() {
+		l.fill(b.among(spec.sel), func(m *member) bool { return !b.closed(m) && spec.selects(b.labels(m)) })
+		b.wanting.add(l)
+	}
+	return l
+}
+
+// among are the members that may be selected.
+func (b *builder) among(s *selector.Selector) iter.Seq[*member] {
+	if few, ok := b.candidates(s); ok {
+		return maps.Keys(few)
+	}
+	return maps.Values(b.index.members)
+}
+
+func (b *builder) set(l *liveSet) Set {
+	staged := !b.enforcedSets[l.spec.id]
+	switch {
+	case l.spec.ofMembers():
+		return l.set(staged)
+	case l.by == b && l.slice == b.index.slices && l.value.Staged == staged:
+		return l.value
+	}
+	l.by, l.slice, l.value = b, b.index.slices, l.set(staged)
+	if l.spec.nodes != nil {
+		b.nodeMembers(l.spec, &l.value)
+	} else {
+		b.serviceMembers(l.spec, &l.value)
+	}
+	return l.value
+}
+
+func (b *builder) serviceMembers(spec setSpec, set *Set) {
+	var g share
+	for _, s := range b.index.services {
+		if s.namespace == spec.service.Namespace && s.name == spec.service.Name {
+			g.ports, g.addrs = append(g.ports, s.ports...), append(g.addrs, s.addrs...)
+		}
+	}
+	if spec.ports {
+		set.Ports = sortedOf(unique(g.ports))
+	} else {
+		set.Addrs = sortedOf(unique(g.addrs))
+	}
+}
+
+func (b *builder) nodeMembers(spec setSpec, set *Set) {
+	var addrs []netip.Addr
+	for _, n := range b.index.nodes {
+		if spec.nodes.Matches(n.labels) {
+			addrs = append(addrs, n.addrs...)
+		}
+	}
+	set.Addrs = sortedOf(unique(addrs))
+}
+
+func unique[T interface {
+	comparable
+	Compare(T) int
+}](in []T) []T {
+	slices.SortFunc(in, T.Compare)
+	return slices.Compact(in)
+}
