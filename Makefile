@@ -49,7 +49,7 @@ update: go ## Rewrite the plans and tables that the corpus shows (never its verd
 	go test ./dataplane/ruleset -run TestScenarioTables -update
 
 generate: go ## Write deep copies and CRD manifests anew from apis/v3
-	$(TOOL) controller-gen object paths=./apis/v3 crd:allowDangerousTypes=true paths=./apis/v3 output:crd:dir=config/crd
+	$(TOOL) controller-gen object crd:allowDangerousTypes=true paths=./apis/v3 paths=./apis/v1alpha1 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
 
 verify: go ## Fail when generated files, formatting or go.mod are not as they should be

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/tierwall/tierwall/controllers"
+	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/nft"
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
@@ -36,10 +40,11 @@ func agent(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	s, err := openStore(c)
+	bolt, err := openStore(c)
 	if err != nil {
 		return err
 	}
+	s := bolt.Existing()
 	options, err := policyOptions(c)
 	if err != nil {
 		return err
@@ -60,14 +65,41 @@ func agent(c *cli.Context) error {
 	}
 	defer kernel.Close()
 	a := controllers.Agent{
-		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"),
+		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"), Reports: true, Version: version,
 		Log: slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})),
 	}
 	if c.Bool("remove") {
-		return a.Remove()
+		if err := a.Remove(c.Context); err != nil {
+			return err
+		}
+		rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
+		return nil
 	}
 	// Only the agent has something to finish when it is told to end; every other command just ends.
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return runAgent(ctx, &a, &controllers.Rollup{Store: s, Log: a.Log})
+}
+
+// rollOnce writes the status of objects as far as that can be done: what is enforced does not depend on it.
+func rollOnce(ctx context.Context, r *controllers.Rollup) {
+	r.Once = true
+	if err := r.Run(ctx); err != nil && !errors.Is(err, store.ErrNoStore) {
+		r.Log.Warn("the status of objects cannot be written", "error", err)
+	}
+}
+
+// runAgent runs an agent on a host without a cluster, where it writes the status of objects as well.
+func runAgent(ctx context.Context, a *controllers.Agent, r *controllers.Rollup) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if a.Once {
+		defer rollOnce(ctx, r)
+		return a.Run(ctx)
+	}
+	var rolled sync.WaitGroup
+	rolled.Go(func() { _ = r.Run(ctx) }) // it has said itself what went wrong
+	defer rolled.Wait()
 	defer stop()
 	return a.Run(ctx)
 }

@@ -4,12 +4,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
@@ -39,19 +42,32 @@ var kindColumns = map[string][]column{
 	"KubernetesNetworkPolicy": {
 		{"PODSELECTOR", true, of(func(o *networkingv1.NetworkPolicy) string { return labelSelectorText(&o.Spec.PodSelector) })},
 	},
-	"GlobalNetworkSet": {{"NETS", true, of(func(o *v3.GlobalNetworkSet) string { return cut(strings.Join(o.Spec.Nets, ","), 80) })}},
-	"NetworkSet":       {{"NETS", true, of(func(o *v3.NetworkSet) string { return cut(strings.Join(o.Spec.Nets, ","), 80) })}},
+	"GlobalNetworkSet": {{"NETS", true, of(func(o *v3.GlobalNetworkSet) string { return cut(strings.Join(o.Spec.Nets, ","), 80) })}, statusColumn},
+	"NetworkSet":       {{"NETS", true, of(func(o *v3.NetworkSet) string { return cut(strings.Join(o.Spec.Nets, ","), 80) })}, statusColumn},
 	"HostEndpoint": {
 		{"NODE", false, of(func(o *v3.HostEndpoint) string { return o.Spec.Node })},
 		{"INTERFACE", true, of(func(o *v3.HostEndpoint) string { return o.Spec.InterfaceName })},
 		{"IPS", true, of(func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.ExpectedIPs, ",") })},
 		{"PROFILES", true, of(func(o *v3.HostEndpoint) string { return strings.Join(o.Spec.Profiles, ",") })},
+		statusColumn,
 	},
 	"WorkloadEndpoint": {
 		{"NODE", false, of(func(o *v3.WorkloadEndpoint) string { return o.Spec.Node })},
 		{"NETWORKS", false, of(func(o *v3.WorkloadEndpoint) string { return strings.Join(o.Spec.IPNetworks, ",") })},
 		{"INTERFACE", false, of(func(o *v3.WorkloadEndpoint) string { return o.Spec.InterfaceName })},
 		{"PROFILES", true, of(func(o *v3.WorkloadEndpoint) string { return strings.Join(o.Spec.Profiles, ",") })},
+	},
+	"NodeReport": {
+		{"ENFORCING", false, of(func(o *v1alpha1.NodeReport) string {
+			if c := apimeta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionEnforcing); c != nil {
+				return string(c.Status)
+			}
+			return "Unknown"
+		})},
+		{"ENDPOINTS", false, of(func(o *v1alpha1.NodeReport) string { return strconv.Itoa(o.Status.Endpoints) })},
+		{"POLICIES", false, of(func(o *v1alpha1.NodeReport) string { return strconv.Itoa(o.Status.Policies) })},
+		{"AGENT", true, of(func(o *v1alpha1.NodeReport) string { return o.Status.AgentVersion })},
+		{"REPORTED", false, of(func(o *v1alpha1.NodeReport) string { return o.Status.ReportedAt.UTC().Format(time.RFC3339) })},
 	},
 	"Profile": {{"LABELS", true, of(func(o *v3.Profile) string { return mapText(o.Spec.LabelsToApply) })}},
 	"Pod": {
@@ -76,8 +92,30 @@ func policyColumns[T client.Object](spec func(T) *v3.PolicySpec) []column {
 		{"TIER", false, of(func(o T) string { return spec(o).Tier })},
 		{"ORDER", true, of(func(o T) string { return orderText(spec(o).Order) })},
 		{"SELECTOR", true, of(func(o T) string { return spec(o).Selector })},
+		statusColumn,
 	}
 }
+
+// statusColumn is the first condition that is not as it should be, or that the object is in force, of its generation of now.
+var statusColumn = column{"STATUS", true, func(o client.Object) string {
+	conditions, _ := v3.ConditionsOf(o)
+	if conditions == nil {
+		return ""
+	}
+	text := "Unknown" // no agent has said anything since the object was written
+	for _, c := range *conditions {
+		switch {
+		case c.ObservedGeneration != o.GetGeneration():
+		case c.Type == v3.ConditionAccepted && c.Status == metav1.ConditionFalse:
+			return c.Reason
+		case c.Type == v3.ConditionProgrammed:
+			text = c.Reason
+		case c.Type == v3.ConditionAccepted && text == "Unknown":
+			text = c.Reason // of a staged policy, which is not programmed
+		}
+	}
+	return text
+}}
 
 // orderText is calicoctl's: no order prints as <nil>.
 func orderText(order *float64) string {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/nft"
@@ -26,12 +27,19 @@ type Agent struct {
 	Policy  policy.Options
 	Ruleset ruleset.Options
 	Log     *slog.Logger
-	Once    bool // return when the store's state has been programmed once
+	Once    bool   // return when the store's state has been programmed once
+	Reports bool   // tell the store what is enforced, as a NodeReport
+	Version string // of the agent, for the report
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
-	noted    []string          // what was last logged about objects together
+	noted    []policy.Note     // what was last logged about objects together
 	judged   bool              // the connections, since the kernel's table last changed
+
+	editions   map[v3.Ref]edition // of objects whose status alone may change
+	progress   progress
+	reported   *v1alpha1.NodeReportStatus // last
+	unreported string                     // why not
 }
 
 // Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
@@ -50,8 +58,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	batches := coalesce(ctx, a.Store.Watch(ctx))
-	a.refused = map[v3.Ref]string{}
+	a.refused, a.editions = map[v3.Ref]string{}, map[v3.Ref]edition{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
+	var failed error // to program what the index says
 	for {
 		select {
 		case <-ctx.Done():
@@ -67,8 +76,12 @@ func (a *Agent) Run(ctx context.Context) error {
 				continue
 			}
 			a.compare(revision, batch.revision)
+			first := revision == ""
 			revision = batch.revision
-			a.take(index, batch.events)
+			if news := a.take(index, batch.events); !news && !first {
+				a.report(ctx, index.Plan(), failed)
+				continue
+			}
 			a.look(index)
 		case now, open := <-interfaces:
 			if !open {
@@ -87,12 +100,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
 		}
-		err := a.program(index, bridges, revision)
+		plan := index.Plan()
+		failed = a.program(plan, bridges, revision)
+		a.report(ctx, plan, failed)
 		if a.Once {
-			return err
+			return failed
 		}
-		if err != nil {
-			a.Log.Error("not all is enforced", "revision", revision, "error", err, "retry_in", again.later().String())
+		if failed != nil {
+			a.Log.Error("not all is enforced", "revision", revision, "error", failed, "retry_in", again.later().String())
 			continue
 		}
 		again.stop()
@@ -140,9 +155,19 @@ func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[strin
 	return bridges
 }
 
-// take tells the index what changed, and logs what cannot be enforced as it is written.
-func (a *Agent) take(index *policy.Index, events []store.Event) {
+// take tells the index what changed, and logs what cannot be enforced as it is written. It is no news that the status of an object
+// has changed, or what an agent reports.
+func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 	for _, e := range events {
+		a.progress.note(e)
+		now, counted := editionOf(e)
+		if was, known := a.editions[e.Ref]; e.Ref.Kind == kindReport || counted && known && was.same(now) {
+			continue
+		}
+		if delete(a.editions, e.Ref); counted {
+			a.editions[e.Ref] = now
+		}
+		news = true
 		var err error
 		switch e.Type {
 		case store.Put:
@@ -162,14 +187,15 @@ func (a *Agent) take(index *policy.Index, events []store.Event) {
 			a.Log.Log(context.Background(), level, what, "object", e.Ref.String(), "error", err)
 		}
 	}
+	return news
 }
 
 // program says that it has programmed only if all that the plan says is enforced then. What can be is, whatever else fails.
-func (a *Agent) program(index *policy.Index, bridges map[string]bool, revision string) error {
-	start, plan := time.Now(), index.Plan()
+func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision string) error {
+	start := time.Now()
 	if !slices.Equal(a.noted, plan.Notes) {
 		for _, n := range plan.Notes {
-			a.Log.Warn(n)
+			a.Log.Warn(n.String())
 		}
 		a.noted = plan.Notes
 	}
@@ -189,12 +215,21 @@ func (a *Agent) program(index *policy.Index, bridges map[string]bool, revision s
 	return nil
 }
 
-// Remove takes the agent's table out of the kernel: nothing is enforced any more.
-func (a *Agent) Remove() error {
+// Remove takes the agent's table out of the kernel: nothing is enforced any more, and the node's report goes.
+func (a *Agent) Remove(ctx context.Context) error {
 	if err := a.Kernel.Delete(); err != nil {
 		return fmt.Errorf("removing the table: %w", err)
 	}
 	a.Log.Info("removed")
+	if !a.Reports {
+		return nil
+	}
+	report := &v1alpha1.NodeReport{}
+	report.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
+	report.Name = a.Node
+	if err := a.Store.Delete(ctx, report); err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoStore) {
+		return fmt.Errorf("the table is gone; its report is not: %w", err)
+	}
 	return nil
 }
 

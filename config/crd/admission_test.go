@@ -13,6 +13,7 @@ import (
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/config/crd"
 )
@@ -385,8 +386,10 @@ func read(text []byte) (*unstructured.Unstructured, error) {
 
 var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	if err := v3.AddToScheme(s); err != nil {
-		panic(err)
+	for _, add := range []func(*runtime.Scheme) error{v3.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(s); err != nil {
+			panic(err)
+		}
 	}
 	return s
 }()
@@ -507,7 +510,10 @@ func TestRuleKindsAreAll(t *testing.T) {
 	rules := reflect.TypeFor[[]v3.Rule]()
 	var have int
 	for _, kind := range kinds() {
-		spec, _ := reflect.TypeOf(kind.empty).Elem().FieldByName("Spec")
+		spec, ok := reflect.TypeOf(kind.empty).Elem().FieldByName("Spec")
+		if !ok {
+			continue
+		}
 		if f, ok := spec.Type.FieldByName("Ingress"); ok && f.Type == rules {
 			have++
 		}

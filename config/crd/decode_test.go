@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"pgregory.net/rapid"
 
@@ -132,7 +133,7 @@ func anObject(t *rapid.T, m *crd.Manifest) *unstructured.Unstructured {
 		delete(s.Properties, implied)
 	}
 	u := &unstructured.Unstructured{Object: properties(t, "", s)}
-	u.SetGroupVersionKind(v3.GroupVersion.WithKind(kind))
+	u.SetGroupVersionKind(schema.GroupVersionKind{Group: m.CRD.Spec.Group, Version: m.CRD.Spec.Versions[0].Name, Kind: kind})
 	u.SetName(rapid.SampledFrom([]string{"p", "p.q", "default", "kube-admin"}).Draw(t, "name"))
 	if namespaced[kind] {
 		u.SetNamespace("ns1")

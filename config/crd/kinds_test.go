@@ -8,7 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/config/crd"
 )
@@ -19,11 +21,13 @@ type kind struct {
 	empty v3.Object
 }
 
-// kinds are all that apis/v3 has, by name.
+// kinds are all that apis/v3 and apis/v1alpha1 have, by name.
 func kinds() (out []kind) {
-	for name, typ := range scheme.KnownTypes(v3.GroupVersion) {
-		if obj, ok := reflect.New(typ).Interface().(v3.Object); ok && strings.HasSuffix(typ.PkgPath(), "apis/v3") {
-			out = append(out, kind{name, obj})
+	for _, gv := range []schema.GroupVersion{v3.GroupVersion, v1alpha1.GroupVersion} {
+		for name, typ := range scheme.KnownTypes(gv) {
+			if obj, ok := reflect.New(typ).Interface().(v3.Object); ok && strings.HasSuffix(typ.PkgPath(), "apis/"+gv.Version) {
+				out = append(out, kind{name, obj})
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b kind) int { return strings.Compare(a.name, b.name) })
@@ -38,6 +42,7 @@ type shape struct {
 	Selectable    []string
 	Status        bool
 	Standalone    bool
+	Report        bool // its group is ours, and its status is written with the object
 }
 
 const (
@@ -70,6 +75,9 @@ var shapes = map[string]shape{
 		Columns: []string{"Workload string .spec.workload", nodeColumn, interfaceColumn}, Standalone: true},
 	"Profile":            {Plural: "profiles", Scope: "Cluster", ShortNames: []string{"pro"}, Standalone: true},
 	"FelixConfiguration": {Plural: "felixconfigurations", Scope: "Cluster", Status: true},
+	"NodeReport": {Plural: "nodereports", Scope: "Cluster", ShortNames: []string{"nr"}, Report: true, Columns: []string{
+		`Enforcing string .status.conditions[?(@.type=="Enforcing")].status`, "Endpoints integer .status.endpoints",
+		"Policies integer .status.policies", "Agent string .status.agentVersion", "Reported date .status.reportedAt"}},
 }
 
 func manifests(t testing.TB) map[string]crd.Manifest {
@@ -91,11 +99,12 @@ func shapeOf(t *testing.T, m crd.Manifest) shape {
 		t.Fatalf("%s: %d versions", m.File, len(m.CRD.Spec.Versions))
 	}
 	v := m.CRD.Spec.Versions[0]
-	if !v.Served || !v.Storage || m.CRD.Spec.Group != v3.GroupVersion.Group || v.Name != v3.GroupVersion.Version {
+	is := schema.GroupVersion{Group: m.CRD.Spec.Group, Version: v.Name}
+	if !v.Served || !v.Storage || is != v3.GroupVersion && is != v1alpha1.GroupVersion {
 		t.Errorf("%s: %s/%s, served %t, storage %t", m.File, m.CRD.Spec.Group, v.Name, v.Served, v.Storage)
 	}
 	s := shape{Plural: m.CRD.Spec.Names.Plural, Scope: string(m.CRD.Spec.Scope), ShortNames: m.CRD.Spec.Names.ShortNames, Standalone: m.Standalone,
-		Status: v.Subresources != nil && v.Subresources.Status != nil}
+		Report: is == v1alpha1.GroupVersion, Status: v.Subresources != nil && v.Subresources.Status != nil}
 	for _, c := range v.AdditionalPrinterColumns {
 		s.Columns = append(s.Columns, c.Name+" "+c.Type+" "+c.JSONPath)
 	}
@@ -191,7 +200,7 @@ func TestListTypes(t *testing.T) {
 func TestConditions(t *testing.T) {
 	for name, m := range manifests(t) {
 		status, has := root(m).Properties["status"]
-		if has != shapes[name].Status {
+		if has != (shapes[name].Status || shapes[name].Report) {
 			t.Errorf("%s: status in the schema: %t, subresource: %t", name, has, shapes[name].Status)
 		}
 		if !has {

@@ -26,7 +26,7 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 	}
 	errs := kind.namespace(u)
 	var unknown []string
-	if kind.Calico() {
+	if kind.HasCRD() {
 		var more field.ErrorList
 		unknown, more = crd.Admit(u, old)
 		errs = append(errs, withoutNamespace(more)...)
@@ -41,7 +41,7 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 	if errs = append(misplaced, strict...); obj == nil {
 		return nil, errs
 	}
-	if kind.Calico() {
+	if kind.HasCRD() {
 		v3.Default(obj)
 		errs = append(errs, v3.Validate(obj)...)
 	} else {

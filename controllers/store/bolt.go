@@ -39,6 +39,8 @@ import (
 type Bolt struct {
 	path string
 	wait time.Duration // for another process to let the file go
+
+	existing bool // do not make the file
 }
 
 const (
@@ -56,6 +58,13 @@ var (
 
 // OpenBolt names a file. It is opened by each operation, and created by the first that writes.
 func OpenBolt(path string) *Bolt { return &Bolt{path: path, wait: 5 * time.Second} }
+
+// Existing is the same file for one who must not make a new one where it has gone: an empty store says that nothing is to be enforced.
+func (b *Bolt) Existing() *Bolt {
+	out := *b
+	out.existing = true
+	return &out
+}
 
 // Get implements Store.
 func (b *Bolt) Get(ctx context.Context, ref v3.Ref) (obj client.Object, err error) {
@@ -88,6 +97,22 @@ func (b *Bolt) Put(ctx context.Context, obj client.Object) (out client.Object, e
 	return out, err
 }
 
+// PutStatus implements Store, in one transaction.
+func (b *Bolt) PutStatus(ctx context.Context, objs ...client.Object) error {
+	var refused []error
+	_, err := b.Transact(ctx, func(tx *Tx) error {
+		for _, o := range objs {
+			_, err := tx.UpdateStatus(o)
+			if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+			refused = append(refused, err)
+		}
+		return nil
+	})
+	return errors.Join(err, errors.Join(refused...))
+}
+
 // Delete implements Store.
 func (b *Bolt) Delete(ctx context.Context, obj client.Object) error {
 	ref := v3.RefOf(obj.(v3.Object))
@@ -112,10 +137,10 @@ func (b *Bolt) Transact(ctx context.Context, f func(*Tx) error) (revision string
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
-		return "", fmt.Errorf("creating the datastore's directory: %w", err)
+	if err := b.view(ctx, func(*Tx) error { return nil }); err != nil && (b.existing || !errors.Is(err, ErrNoStore)) {
+		return "", err
 	}
-	if err := b.view(ctx, func(*Tx) error { return nil }); err != nil && !errors.Is(err, ErrNoStore) {
+	if err := b.makeFolder(); err != nil {
 		return "", err
 	}
 	err = b.open(false, func(db *bbolt.DB, _ *os.File) error {
@@ -132,6 +157,16 @@ func (b *Bolt) Transact(ctx context.Context, f func(*Tx) error) (revision string
 		})
 	})
 	return revision, err
+}
+
+func (b *Bolt) makeFolder() error {
+	if b.existing {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
+		return fmt.Errorf("creating the datastore's directory: %w", err)
+	}
+	return nil
 }
 
 func (b *Bolt) view(ctx context.Context, f func(*Tx) error) error {
@@ -173,6 +208,9 @@ func (b *Bolt) open(readOnly bool, f func(*bbolt.DB, *os.File) error) (err error
 	}(debug.SetPanicOnFault(true))
 	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly, NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			if b.existing {
+				flag &^= os.O_CREATE
+			}
 			if file, err = os.OpenFile(name, flag, mode); err != nil {
 				return nil, err
 			}
@@ -205,6 +243,9 @@ func lock(file *os.File, shared bool, most time.Duration) error {
 }
 
 func (b *Bolt) openError(err error) error {
+	if b.existing && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("datastore %s: %w", b.path, ErrNoStore)
+	}
 	for cause, is := range map[error]error{
 		bolterrors.ErrTimeout: ErrLocked, bolterrors.ErrInvalid: ErrCorrupt, bolterrors.ErrChecksum: ErrCorrupt,
 		bolterrors.ErrVersionMismatch: ErrCorrupt,

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
@@ -43,6 +44,7 @@ var kinds = []Kind{
 	calico("WorkloadEndpoint", "workloadendpoints", true, "wep", "weps"),
 	calico("Profile", "profiles", false, "pro", "pros"),
 	calico("FelixConfiguration", "felixconfigurations", false, "felixconfig", "felixconfigs"),
+	{"NodeReport", v1alpha1.GroupVersion.WithKind("NodeReport"), "nodereport", "nodereports", []string{"nr", "nodereports.tierwall.io", "nodereport.tierwall.io"}, false},
 	kubernetes(v3.KindKubernetesNetworkPolicy, networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), "kubernetesnetworkpolicies", true,
 		"knp", "netpol", "netpols", "networkpolicies.networking.k8s.io", "networkpolicy.networking.k8s.io"),
 	kubernetes(v3.KindKubernetesClusterNetworkPolicy, policyapi.SchemeGroupVersion.WithKind("ClusterNetworkPolicy"), "kubernetesclusternetworkpolicies", false,
@@ -67,6 +69,9 @@ func kubernetes(kind string, gvk schema.GroupVersionKind, plural string, namespa
 
 // Calico tells whether the kind is one of projectcalico.org.
 func (k *Kind) Calico() bool { return k.GVK.Group == v3.GroupVersion.Group }
+
+// HasCRD tells whether a CRD of ours says what an object of the kind may be.
+func (k *Kind) HasCRD() bool { return k.Calico() || k.GVK.Group == v1alpha1.GroupVersion.Group }
 
 // Lookup finds a kind by any name that users type, in any case.
 func Lookup(name string) (Kind, error) {
@@ -118,7 +123,7 @@ var Scheme = newScheme()
 
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{v3.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme,
+	for _, add := range []func(*runtime.Scheme) error{v3.AddToScheme, v1alpha1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme,
 		discoveryv1.AddToScheme, policyapi.Install} {
 		if err := add(s); err != nil {
 			panic(err) // two Go types for one kind: the program itself is wrong

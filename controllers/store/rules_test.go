@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -199,5 +201,73 @@ func TestLookup(t *testing.T) {
 				t.Errorf("%s is %q, want %s (%v)", name, k.Kind, kind, err)
 			}
 		}
+	}
+}
+
+// A status is written for itself: nothing else of the object changes with it, nor does it with anything else, and an object that would
+// be refused today can be told so.
+func TestPutStatus(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	made, err := s.Put(ctx, object(t, named("GlobalNetworkPolicy", "p", "{order: 1}")))
+	must(t, err)
+	told := made.DeepCopyObject().(*v3.GlobalNetworkPolicy)
+	told.Spec = v3.GlobalNetworkPolicySpec{}
+	told.Labels = nil
+	told.Status.Conditions = []metav1.Condition{{Type: v3.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v3.ReasonAccepted, LastTransitionTime: metav1.Unix(1e9, 0)}}
+	must(t, s.PutStatus(ctx, told))
+	got, err := s.Get(ctx, v3.RefOf(told))
+	must(t, err)
+	want := made.DeepCopyObject().(*v3.GlobalNetworkPolicy)
+	want.Status, want.ResourceVersion = told.Status, got.GetResourceVersion()
+	if diff := cmp.Diff(want, got); diff != "" || got.GetResourceVersion() == made.GetResourceVersion() {
+		t.Errorf("resourceVersion %s, was %s (-want +have):\n%s", got.GetResourceVersion(), made.GetResourceVersion(), diff)
+	}
+	changed, err := s.Put(ctx, object(t, named("GlobalNetworkPolicy", "p", "{order: 2}")))
+	must(t, err)
+	if diff := cmp.Diff(told.Status, changed.(*v3.GlobalNetworkPolicy).Status); diff != "" {
+		t.Error(diff)
+	}
+
+	gone := told.DeepCopy()
+	gone.Name, gone.ResourceVersion = "gone", ""
+	other, err := s.Put(ctx, object(t, named("GlobalNetworkPolicy", "q", "{}")))
+	must(t, err)
+	other.(*v3.GlobalNetworkPolicy).Status = told.Status
+	err = s.PutStatus(ctx, told, gone, other)
+	if !errors.Is(err, ErrConflict) || !errors.Is(err, ErrNotFound) {
+		t.Errorf("one stale, one gone: %v", err)
+	}
+	if got, err := s.Get(ctx, v3.RefOf(other.(v3.Object))); err != nil || len(got.(*v3.GlobalNetworkPolicy).Status.Conditions) != 1 {
+		t.Errorf("what could be written was not: %v, %v", got, err)
+	}
+
+	_, err = s.Transact(ctx, func(tx *Tx) error { // as an older version may have admitted it
+		bad := changed.DeepCopyObject().(*v3.GlobalNetworkPolicy)
+		bad.Spec.Selector = "=="
+		_, err := tx.write(v3.RefOf(bad), bad)
+		return err
+	})
+	must(t, err)
+	told.ResourceVersion = ""
+	must(t, s.PutStatus(ctx, told))
+}
+
+// Who must not make a store where there is none does not.
+func TestExisting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dir", "store.db")
+	s := OpenBolt(path).Existing()
+	if _, err := s.Put(t.Context(), namespace("a")); !errors.Is(err, ErrNoStore) {
+		t.Errorf("no store: %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+	_, err := OpenBolt(path).Put(t.Context(), namespace("a"))
+	must(t, err)
+	_, err = s.Put(t.Context(), namespace("b"))
+	must(t, err)
+	must(t, os.Remove(path))
+	if err := s.PutStatus(t.Context(), object(t, named("GlobalNetworkPolicy", "p", "{}"))); !errors.Is(err, ErrNoStore) {
+		t.Errorf("the store has gone: %v", err)
 	}
 }

@@ -22,6 +22,9 @@ type Store interface {
 	// Put creates obj or replaces it, and gives it as it is stored. ErrConflict when obj carries a resourceVersion and the
 	// stored object has another.
 	Put(ctx context.Context, obj client.Object) (client.Object, error)
+	// PutStatus replaces the status of objects that there are, and nothing else of them. What can be written is, whatever else cannot;
+	// the error joins one for each that cannot, ErrConflict and ErrNotFound among them.
+	PutStatus(ctx context.Context, objs ...client.Object) error
 	// Delete removes an object, or gives ErrNotFound; ErrConflict as for Put.
 	Delete(ctx context.Context, obj client.Object) error
 	// Watch tells everything, then Synced, then what changes, with Synced again whenever all there is has been told. An

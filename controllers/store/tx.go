@@ -106,23 +106,58 @@ func (tx *Tx) Update(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := get(tx.objects, keyOf(ref))
-	if text == nil {
-		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
-	}
-	old := &unstructured.Unstructured{}
-	if err := utiljson.Unmarshal(text, &old.Object); err != nil {
-		return nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
-	}
-	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
-		return nil, fmt.Errorf("%s %w", ref, ErrConflict)
-	}
-	u, err := toUnstructured(obj)
+	old, u, err := tx.both(ref, obj)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
+		return nil, err
 	}
 	keepServerFields(u, old, kind.Calico())
 	return tx.store(ref, u, old)
+}
+
+// UpdateStatus replaces an object's status and nothing else, and gives the object as it is stored. What else there is was admitted
+// once and is not judged again: just an object that would be refused today must be told so.
+func (tx *Tx) UpdateStatus(obj client.Object) (client.Object, error) {
+	ref := v3.RefOf(obj.(v3.Object))
+	if _, err := storable(ref); err != nil {
+		return nil, err
+	}
+	old, u, err := tx.both(ref, obj)
+	if err != nil {
+		return nil, err
+	}
+	if status := u.Object["status"]; status != nil {
+		old.Object["status"] = status
+	} else {
+		delete(old.Object, "status")
+	}
+	text, err := json.Marshal(old.Object)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	now, err := decodeStored(ref, text)
+	if err != nil {
+		return nil, err
+	}
+	return tx.write(ref, now)
+}
+
+// both are an object as it is stored and as it is offered.
+func (tx *Tx) both(ref v3.Ref, obj client.Object) (old, u *unstructured.Unstructured, err error) {
+	text := get(tx.objects, keyOf(ref))
+	if text == nil {
+		return nil, nil, fmt.Errorf("%s %w", ref, ErrNotFound)
+	}
+	old = &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(text, &old.Object); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
+	}
+	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
+		return nil, nil, fmt.Errorf("%s %w", ref, ErrConflict)
+	}
+	if u, err = toUnstructured(obj); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	return old, u, nil
 }
 
 // storable gives the kind that ref names.
@@ -190,6 +225,10 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 	}
+	return tx.write(ref, obj)
+}
+
+func (tx *Tx) write(ref v3.Ref, obj client.Object) (client.Object, error) {
 	tx.revision = tx.last + 1
 	obj.SetResourceVersion(strconv.FormatUint(tx.revision, 10))
 	text, err := json.Marshal(obj)

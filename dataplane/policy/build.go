@@ -67,7 +67,7 @@ type guarded struct {
 	books    []*book
 	enforced []v3.Ref
 	staged   bool // some guard has a staged list
-	notes    []string
+	notes    []Note
 }
 
 func (x *Index) builder() *builder {

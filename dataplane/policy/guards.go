@@ -84,8 +84,8 @@ func (b *builder) withoutEffect(g *Guard, m *member, l labels) {
 	for _, t := range b.tiers {
 		for _, k := range t.books {
 			if k.selects(g, l) {
-				b.building.notes = append(b.building.notes, fmt.Sprintf("%s is doNotTrack and selects %s, which stands on all interfaces: "+
-					"it has no effect there in %s", k.ref, m.ref, g.Direction))
+				b.building.notes = append(b.building.notes, Note{k.ref, fmt.Sprintf("is doNotTrack and selects %s, which stands on all interfaces: "+
+					"it has no effect there in %s", m.ref, g.Direction)})
 			}
 		}
 	}

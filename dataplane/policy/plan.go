@@ -17,7 +17,7 @@ type Plan struct {
 	Hosts     []Host     // by name
 
 	// Notes are what about the objects together is not as their authors may think.
-	Notes []string
+	Notes []Note
 
 	// Settings of each node that the plan is for.
 	Settings map[string]Settings
@@ -25,6 +25,14 @@ type Plan struct {
 	where  *places // shared by plans of the same endpoints and hosts
 	staged bool    // some guard has a staged list
 }
+
+// Note says of an object what its author may not think.
+type Note struct {
+	About v3.Ref
+	Text  string
+}
+
+func (n Note) String() string { return n.About.String() + " " + n.Text }
 
 // Host is a node, the addresses that are its own, and its interfaces, the one that leads elsewhere first.
 type Host struct {

@@ -31,7 +31,7 @@ func (b *builder) claims(p *Plan) {
 			if e.Host() || holder.ref == e.Ref {
 				return false
 			}
-			p.Notes = append(p.Notes, fmt.Sprintf("%s claims address %s, which is taken to be %s's", e.Ref, a, holder.ref))
+			p.Notes = append(p.Notes, Note{e.Ref, fmt.Sprintf("claims address %s, which is taken to be %s's", a, holder.ref)})
 			return true
 		})
 	}

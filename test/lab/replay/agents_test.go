@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,19 @@ func TestTableOutlivesAgentAndStore(t *testing.T) {
 
 	run(write(twoPods+"---"+closed, "apply", "-f", "-"))
 	reaches("a policy", lab.Lost)
+	status := func(want string) {
+		t.Helper()
+		var said []byte
+		for range 200 {
+			said, err = tierctl.Run(t.Context(), "", "get", "networkpolicy", "closed", "-n", "ns", "-o", "yaml")
+			if fatal(t, err); strings.Contains(string(said), want) {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("the status never says %q:\n%s", want, said)
+	}
+	status("message: on 2 of 2 nodes")
 	fatal(t, l.KillAgents())
 	reaches("killed agents", lab.Lost)
 	revision := write("", "delete", "networkpolicy", "closed", "-n", "ns")
@@ -85,6 +99,7 @@ func TestTableOutlivesAgentAndStore(t *testing.T) {
 
 	fatal(t, l.WaitFor(t.Context(), write(closed, "apply", "-f", "-")))
 	reaches("the policy again", lab.Lost)
+	status("message: on 2 of 2 nodes")
 	fatal(t, os.Remove(file))
 	reaches("the store gone", lab.Lost)
 	fatal(t, os.WriteFile(file, []byte("nonsense"), 0o600))

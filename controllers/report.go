@@ -1,0 +1,124 @@
+package controllers
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/tierwall/tierwall/apis/v1alpha1"
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
+
+const kindReport = "NodeReport"
+
+// progress is how far in each kind the agent has come, by resourceVersions: what it was told, and what of that is in force.
+type progress struct {
+	told, inForce map[string]string
+}
+
+// note what an object of a kind says of how far its kind has come.
+func (p *progress) note(e store.Event) {
+	if p.told == nil {
+		p.told = map[string]string{}
+	}
+	if e.Type != store.Put || e.Ref.Kind == kindReport {
+		return
+	}
+	if now := e.Object.GetResourceVersion(); newer(now, p.told[e.Ref.Kind]) {
+		p.told[e.Ref.Kind] = now
+	}
+}
+
+// reached says that all that was told is in force.
+func (p *progress) reached() { p.inForce = maps.Clone(p.told) }
+
+// newer tells whether one resourceVersion is of a later state than another. Those that cannot be compared are, unless they are one:
+// then nobody is taken to have seen what he may not have seen.
+func newer(a, b string) bool {
+	c, err := resourceversion.CompareResourceVersion(a, b)
+	if err != nil {
+		return a != b
+	}
+	return c > 0
+}
+
+// report tells the store what the node enforces, unless that is what it was told last. failed is why not all is in force, or nil.
+func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error) {
+	if !a.Reports {
+		return
+	}
+	if failed == nil {
+		a.progress.reached()
+	}
+	now := a.status(plan, failed)
+	if equality.Semantic.DeepEqual(now, a.reported) {
+		return
+	}
+	r := &v1alpha1.NodeReport{Status: *now.DeepCopy()}
+	r.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
+	r.Name, r.Status.ReportedAt = a.Node, metav1.NewTime(time.Now().Truncate(time.Second))
+	_, err := a.Store.Put(ctx, r)
+	switch {
+	case err == nil:
+		a.reported, a.unreported = now, ""
+	case a.unreported != err.Error() && ctx.Err() == nil:
+		a.unreported = err.Error()
+		a.Log.Warn("what this node enforces cannot be reported; it is enforced all the same", "error", err)
+	}
+}
+
+// status is the report but for its time.
+func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStatus {
+	s := &v1alpha1.NodeReportStatus{AgentVersion: a.Version, Endpoints: len(plan.Endpoints)}
+	if a.reported != nil {
+		s.Conditions = slices.Clone(a.reported.Conditions)
+	}
+	enforcing := metav1.Condition{Type: v1alpha1.ConditionEnforcing, Status: metav1.ConditionTrue, Reason: v3.ReasonProgrammed}
+	if failed != nil {
+		enforcing.Status, enforcing.Reason, enforcing.Message = metav1.ConditionFalse, v3.ReasonFailed, failed.Error()
+	}
+	apimeta.SetStatusCondition(&s.Conditions, enforcing)
+	for i := range plan.Policies {
+		if p := &plan.Policies[i]; !p.Staged && p.Tier != "" {
+			s.Policies++
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(a.progress.inForce)) {
+		s.Observed = append(s.Observed, v1alpha1.ObservedKind{Kind: kind, ResourceVersion: a.progress.inForce[kind]})
+	}
+	for i, n := range plan.Notes {
+		if i == v1alpha1.MaxNotes {
+			s.NotesLeftOut = len(plan.Notes) - i
+			break
+		}
+		s.Notes = append(s.Notes, v1alpha1.Note{Kind: n.About.Kind, Namespace: n.About.Namespace, Name: n.About.Name, Message: n.Text})
+	}
+	return s
+}
+
+// edition tells two states of an object apart, but for its status, by which no packet is judged.
+type edition struct {
+	uid        string
+	generation int64
+	labels     map[string]string
+}
+
+// editionOf an object whose generation counts the changes of its spec; none of any other.
+func editionOf(e store.Event) (edition, bool) {
+	if e.Type != store.Put || e.Object.GetObjectKind().GroupVersionKind().GroupVersion() != v3.GroupVersion || e.Object.GetGeneration() == 0 {
+		return edition{}, false
+	}
+	return edition{string(e.Object.GetUID()), e.Object.GetGeneration(), e.Object.GetLabels()}, true
+}
+
+func (e edition) same(o edition) bool {
+	return e.uid == o.uid && e.generation == o.generation && maps.Equal(e.labels, o.labels)
+}

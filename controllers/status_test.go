@@ -1,0 +1,251 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"github.com/tierwall/tierwall/apis/v1alpha1"
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
+)
+
+// of makes a kind's object, with its generation and resourceVersion.
+func of[T client.Object](o T, kind, name, version string, change ...func(T)) T {
+	for _, k := range store.Kinds() {
+		if k.Kind == kind {
+			o.GetObjectKind().SetGroupVersionKind(k.GVK)
+		}
+	}
+	o.SetName(name)
+	o.SetGeneration(1)
+	o.SetResourceVersion(version)
+	for _, f := range change {
+		f(o)
+	}
+	return o
+}
+
+func global(name, version string, change ...func(*v3.GlobalNetworkPolicy)) *v3.GlobalNetworkPolicy {
+	return of(&v3.GlobalNetworkPolicy{}, "GlobalNetworkPolicy", name, version, change...)
+}
+
+// reported is a node's report: how far it has come with global policies, why not all is in force, and notes about policies by name.
+func reported(node, version, failed string, notes ...string) *v1alpha1.NodeReport {
+	r := of(&v1alpha1.NodeReport{}, kindReport, node, "1")
+	r.Status.Observed = []v1alpha1.ObservedKind{{Kind: "GlobalNetworkPolicy", ResourceVersion: version}, {Kind: "HostEndpoint", ResourceVersion: version}}
+	is := metav1.ConditionTrue
+	if failed != "" {
+		is = metav1.ConditionFalse
+	}
+	r.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionEnforcing, Status: is, Reason: "Said", Message: failed,
+		LastTransitionTime: metav1.Unix(1e9, 0)}}
+	for _, n := range notes {
+		name, text, _ := strings.Cut(n, " ")
+		r.Status.Notes = append(r.Status.Notes, v1alpha1.Note{Kind: "GlobalNetworkPolicy", Name: name, Message: text})
+	}
+	return r
+}
+
+// What an object's conditions say, a line each: type, status, reason, message.
+func TestConditions(t *testing.T) {
+	http := func(p *v3.GlobalNetworkPolicy) {
+		tcp := intstr.FromString("TCP")
+		p.Spec.Ingress = []v3.Rule{{Action: v3.Allow, Protocol: &tcp, HTTP: &v3.HTTPMatch{Methods: []string{"GET"}}}}
+	}
+	for _, c := range []struct {
+		says    string
+		object  client.Object
+		reports []*v1alpha1.NodeReport
+		want    string
+	}{
+		{"nobody has reported", global("p", "7"), nil, `
+			Accepted True Accepted
+			Programmed False NoAgent no agent has reported`},
+		{"all nodes have come as far", global("p", "7"), []*v1alpha1.NodeReport{reported("a", "7", ""), reported("b", "12", "")}, `
+			Accepted True Accepted
+			Programmed True Programmed on 2 of 2 nodes`},
+		{"one node has not", global("p", "7"), []*v1alpha1.NodeReport{reported("a", "7", ""), reported("b", "6", "")}, `
+			Accepted True Accepted
+			Programmed False Pending on 1 of 2 nodes; not yet on b`},
+		{"revisions are numbers", global("p", "10"), []*v1alpha1.NodeReport{reported("a", "9", "")}, `
+			Accepted True Accepted
+			Programmed False Pending on 0 of 1 nodes; not yet on a`},
+		{"many nodes have not", global("p", "7"), []*v1alpha1.NodeReport{reported("a", "6", ""), reported("b", "6", ""), reported("c", "", ""),
+			reported("d", "1", ""), reported("e", "1", "")}, `
+			Accepted True Accepted
+			Programmed False Pending on 0 of 5 nodes; not yet on a, b, c and 2 more`},
+		{"a node that cannot enforce all counts for nothing", global("p", "7"), []*v1alpha1.NodeReport{reported("a", "7", ""), reported("b", "7", "no bridge")}, `
+			Accepted True Accepted
+			Programmed False Failed on 1 of 2 nodes; b: no bridge`},
+		{"http", global("p", "7", http), []*v1alpha1.NodeReport{reported("a", "7", "")}, `
+			Accepted True Accepted
+			Warning True NotAllAsWritten spec.ingress[0].http: only addresses, protocol and ports are enforced: every request on them is allowed
+			Programmed True Programmed on 1 of 1 nodes`},
+		{"what cannot be understood", global("p", "7", func(p *v3.GlobalNetworkPolicy) { p.Spec.Selector = "==" }), nil, `
+			Accepted False Invalid GlobalNetworkPolicy/p: spec.selector: *
+			Programmed False NoAgent no agent has reported`},
+		{"what nodes note", global("p", "7"), []*v1alpha1.NodeReport{reported("a", "7", "", "p is odd", "q is even"), reported("b", "7", "", "p is odd")}, `
+			Accepted True Accepted
+			Warning True NotAllAsWritten on a, b: is odd
+			Programmed True Programmed on 2 of 2 nodes`},
+		{"what was noted and is no more", global("p", "7", func(p *v3.GlobalNetworkPolicy) {
+			p.Status.Conditions = []metav1.Condition{{Type: v3.ConditionWarning, Status: metav1.ConditionTrue}}
+		}), nil, `
+			Accepted True Accepted
+			Programmed False NoAgent no agent has reported`},
+		{"a host endpoint concerns its node", of(&v3.HostEndpoint{}, "HostEndpoint", "h", "7", func(h *v3.HostEndpoint) { h.Spec.Node = "b" }),
+			[]*v1alpha1.NodeReport{reported("a", "1", ""), reported("b", "7", "")}, `
+			Accepted True Accepted
+			Programmed True Programmed on 1 of 1 nodes`},
+		{"a host endpoint of a node without an agent", of(&v3.HostEndpoint{}, "HostEndpoint", "h", "7", func(h *v3.HostEndpoint) { h.Spec.Node = "c" }),
+			[]*v1alpha1.NodeReport{reported("a", "7", "")}, `
+			Accepted True Accepted
+			Programmed False NoAgent no agent has reported from node c`},
+		{"a staged policy is never in force", of(&v3.StagedGlobalNetworkPolicy{}, "StagedGlobalNetworkPolicy", "p", "7"),
+			[]*v1alpha1.NodeReport{reported("a", "7", "")}, `
+			Accepted True Accepted`},
+		{"a tier", of(&v3.Tier{}, "Tier", "t", "7"), nil, `
+			Ready True Ready`},
+		{"a ClusterNetworkPolicy", of(&policyapi.ClusterNetworkPolicy{}, v3.KindKubernetesClusterNetworkPolicy, "p", "7"), nil, `
+			Accepted *
+			Programmed False NoAgent no agent has reported`},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			r := Rollup{fares: map[v3.Ref]*fare{}, reports: map[string]*report{}}
+			for _, n := range c.reports {
+				r.take(store.Event{Type: store.Put, Ref: v3.Ref{Kind: kindReport, Name: n.Name}, Object: n})
+			}
+			ref := v3.RefOf(c.object.(v3.Object))
+			r.take(store.Event{Type: store.Put, Ref: ref, Object: c.object})
+			var got []string
+			for _, cond := range r.fares[ref].fares(r.reports) {
+				if cond.ObservedGeneration != 1 {
+					t.Errorf("%s is of generation %d", cond.Type, cond.ObservedGeneration)
+				}
+				got = append(got, strings.TrimSpace(fmt.Sprintln(cond.Type, cond.Status, cond.Reason, cond.Message)))
+			}
+			want := strings.Split(strings.TrimSpace(strings.ReplaceAll(c.want, "\t", "")), "\n")
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.EqualFunc(got, want, func(g, w string) bool {
+				begin, any := strings.CutSuffix(w, "*")
+				return g == w || any && strings.HasPrefix(g, begin)
+			}) {
+				t.Errorf("have\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		})
+	}
+}
+
+// Every kind that a store holds and that somebody enforces has a status, but those whose API has none.
+func TestEveryKindHasAStatus(t *testing.T) {
+	none := []string{"WorkloadEndpoint", "Profile", kindReport, v3.KindKubernetesNetworkPolicy, "Namespace", "Pod", "ServiceAccount", "Service",
+		"EndpointSlice", "Node"}
+	for _, k := range store.Kinds() {
+		o, err := store.Scheme.New(k.GVK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if conditions, _ := conditionsOf(o.(client.Object)); (conditions == nil) != slices.Contains(none, k.Kind) {
+			t.Errorf("%s: a status of conditions: %v", k.Kind, conditions != nil)
+		}
+	}
+}
+
+// Several roll-ups of one store write what one would, and then nothing more: they do not answer each other for ever, nor what an agent
+// reports about their writing.
+func TestRollupSettles(t *testing.T) {
+	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	put := func(o client.Object) client.Object {
+		t.Helper()
+		o.SetResourceVersion("")
+		now, err := s.Put(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	put(global("p", ""))
+	for range 3 {
+		running.Go(func() { _ = (&Rollup{Store: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
+	}
+	programmed := func(name string) string {
+		o, err := s.Get(t.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range o.(*v3.GlobalNetworkPolicy).Status.Conditions {
+			if c.Type == v3.ConditionProgrammed && c.ObservedGeneration == o.GetGeneration() {
+				return c.Message
+			}
+		}
+		return ""
+	}
+	until(t, "nobody has reported", func() bool { return programmed("p") == "no agent has reported" })
+	last := put(global("q", ""))
+	put(reported("a", last.GetResourceVersion(), ""))
+	put(reported("b", "0", ""))
+	for _, p := range []string{"p", "q"} {
+		until(t, "one node has come as far", func() bool { return programmed(p) == "on 1 of 2 nodes; not yet on b" })
+	}
+	changed := put(global("p", "", func(p *v3.GlobalNetworkPolicy) { p.Spec.Selector = "a == 'b'" }))
+	until(t, "the change is new to both", func() bool { return programmed("p") == "on 0 of 2 nodes; not yet on a, b" })
+	put(reported("a", changed.GetResourceVersion(), "")) // who writes a status later does not make it newer
+	put(reported("b", changed.GetResourceVersion(), ""))
+	for _, p := range []string{"p", "q"} {
+		until(t, "all nodes have come as far", func() bool { return programmed(p) == "on 2 of 2 nodes" })
+	}
+
+	// A transaction of our own shows the revision: had they written meanwhile, it would be further.
+	var revisions []string
+	for i := range 2 {
+		time.Sleep(200 * time.Millisecond) // nothing is to happen: there is nothing to wait for
+		put(of(&corev1.Namespace{}, "Namespace", fmt.Sprint("ns", i), ""))
+		all, err := s.List(t.Context(), "Namespace", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions = append(revisions, all[i].GetResourceVersion())
+	}
+	if newer(revisions[0], revisions[1]) || revisionGap(t, revisions[0], revisions[1]) != 1 {
+		t.Errorf("they write on: revisions %v", revisions)
+	}
+}
+
+func revisionGap(t *testing.T, a, b string) (gap int) {
+	t.Helper()
+	var from, to int
+	if _, err := fmt.Sscan(a, &from); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(b, &to); err != nil {
+		t.Fatal(err)
+	}
+	return to - from
+}
+
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came that %s", what)
+		}
+	}
+}
