@@ -35,6 +35,9 @@ type Agent struct {
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
 	noted    []policy.Note     // what was last logged about objects together
 	judged   bool              // the connections, since the kernel's table last changed
+	filtered *policy.Plan      // the last whose workloads were seen to be guarded from each other
+	compiler *ruleset.Compiler
+	taken    bool // the kernel has the compiler's last table
 
 	editions   map[v3.Ref]edition // of objects whose status alone may change
 	progress   progress
@@ -199,8 +202,15 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 		}
 		a.noted = plan.Notes
 	}
-	unfiltered := filterBridges(plan, a.Node, bridges)
-	changes, err := a.Kernel.Apply(ruleset.Compile(plan, a.Ruleset))
+	var unfiltered error
+	if a.filtered == nil || !plan.SameRules(a.filtered) { // else it has the same endpoints
+		if unfiltered = filterBridges(plan, a.Node, bridges); unfiltered == nil {
+			a.filtered = plan
+		} else {
+			a.filtered = nil
+		}
+	}
+	changes, err := a.apply(plan)
 	if err != nil {
 		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))
 	}
@@ -213,6 +223,20 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 	}
 	a.Log.Info("programmed", "revision", revision, "changes", len(changes), "took", time.Since(start).String())
 	return nil
+}
+
+// apply the plan. What the compiler says has changed is since the last plan: it counts only where the kernel has taken that one.
+func (a *Agent) apply(plan *policy.Plan) ([]ruleset.Change, error) {
+	if a.compiler == nil {
+		a.compiler = ruleset.NewCompiler(a.Ruleset)
+	}
+	table, changes := a.compiler.Compile(plan)
+	if !a.taken {
+		changes = nil
+	}
+	done, err := a.Kernel.Change(table, changes)
+	a.taken = err == nil
+	return done, err
 }
 
 // Remove takes the agent's table out of the kernel: nothing is enforced any more, and the node's report goes.

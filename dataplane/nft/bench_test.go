@@ -14,10 +14,12 @@ import (
 func node(n int, addrs int) *ruleset.Table {
 	t := small(1)
 	a := netip.MustParseAddr("10.0.0.0")
+	elems := slices.Clone(t.Sets[0].Elems.Slice())
 	for range addrs {
-		t.Sets[0].Elems = append(t.Sets[0].Elems, addrElem(a, a))
+		elems = append(elems, addrElem(a, a))
 		a = a.Next()
 	}
+	t.Sets[0].Elems = ruleset.ElemsOf(elems...)
 	for i := range n / 10 {
 		c := ruleset.Chain{Name: fmt.Sprintf("policy%06d", i)}
 		for j := range uint16(10) {
@@ -77,10 +79,12 @@ func policies(n int) *ruleset.Table {
 		if i == 500 {
 			size = n
 		}
+		var elems []ruleset.Elem
 		for range size {
-			s.Elems = append(s.Elems, addrElem(a, a))
+			elems = append(elems, addrElem(a, a))
 			a = a.Next()
 		}
+		s.Elems = ruleset.ElemsOf(elems...)
 		t.Sets = append(t.Sets, s)
 	}
 	forward := ruleset.Chain{Name: "from-workload", Hook: "forward", Priority: -20, Rules: []ruleset.Rule{{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "from-workload"}}}}
@@ -117,7 +121,7 @@ func BenchmarkOneElement(b *testing.B) {
 	}
 	with := policies(100_001)
 	without := copied(with)
-	without.Sets[500].Elems = without.Sets[500].Elems[:100_000]
+	without.Sets[500].Elems = ruleset.ElemsOf(without.Sets[500].Elems.Slice()[:100_000]...)
 	tables := []*ruleset.Table{without, with}
 	changes := [][]ruleset.Change{ruleset.Diff(with, without), ruleset.Diff(without, with)}
 	for _, known := range []bool{true, false} {

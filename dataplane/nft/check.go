@@ -103,13 +103,16 @@ func (k *checker) set(s *ruleset.Set) error {
 	if s.Interval && !slices.Contains([]valueKind{addr, port}, t.parts[0].value) || s.Interval && len(t.parts) > 1 {
 		return fmt.Errorf("type %s has no intervals", s.Type)
 	}
-	for i, e := range s.Elems {
+	var last ruleset.Elem
+	first := true
+	for e := range s.Elems.All() {
 		if err := t.fits(e, s.Interval); err != nil {
 			return err
 		}
-		if i > 0 && !behind(s.Elems[i-1], e) {
-			return fmt.Errorf("elements %v and %v are not sorted, or overlap", s.Elems[i-1], e)
+		if !first && !behind(last, e) {
+			return fmt.Errorf("elements %v and %v are not sorted, or overlap", last, e)
 		}
+		last, first = e, false
 	}
 	return nil
 }

@@ -18,7 +18,9 @@ func TestCheck(t *testing.T) {
 		return ruleset.Verdict{Kind: k, Chain: chain}
 	}
 	set := func(typ ruleset.Type, interval bool, e ...ruleset.Elem) func(*ruleset.Table) {
-		return func(t *ruleset.Table) { t.Sets = []ruleset.Set{{Name: "s", Type: typ, Interval: interval, Elems: e}} }
+		return func(t *ruleset.Table) {
+			t.Sets = []ruleset.Set{{Name: "s", Type: typ, Interval: interval, Elems: ruleset.ElemsOf(e...)}}
+		}
 	}
 	vmap := func(typ ruleset.Type, e ...ruleset.Entry) func(*ruleset.Table) {
 		return func(t *ruleset.Table) { t.Maps = []ruleset.Map{{Name: "m", Type: typ, Entries: e}} }

@@ -216,10 +216,12 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 		return err
 	}
 	set := ruleset.Set{Name: s.Name, Type: typ, Interval: s.Interval}
-	if set.Elems, err = t.decode(elems, s.Interval); err != nil {
+	have, err := t.decode(elems, s.Interval)
+	if err != nil {
 		return err
 	}
-	slices.SortFunc(set.Elems, ruleset.Elem.Compare)
+	slices.SortFunc(have, ruleset.Elem.Compare)
+	set.Elems = ruleset.ElemsOf(have...)
 	out.Sets = append(out.Sets, set)
 	return nil
 }

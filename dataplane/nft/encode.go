@@ -128,15 +128,15 @@ func (w *writer) set(ch *ruleset.Change) {
 		return
 	}
 	if !ch.Within {
-		flags, room := uint32(0), size(len(s.Elems))
+		flags, room := uint32(0), size(s.Elems.Len())
 		if s.Interval {
 			flags, room = unix.NFT_SET_INTERVAL, 0
 		}
 		w.addSet(ch, s.Name, t, flags, room)
 	}
 	l := w.elements(ch, s.Name)
-	for i := range s.Elems {
-		l.add(t, &s.Elems[i], s.Interval)
+	for e := range s.Elems.All() {
+		l.add(t, &e, s.Interval)
 	}
 	l.end()
 }

@@ -132,9 +132,9 @@ func probes() []probe {
 	owner.Optional, owner.flags, owner.tables = true, owned, []*ruleset.Table{empty}
 	return []probe{
 		feature("nf_tables of family inet", "3.14", "everything").does(ruleset.Rule{Counter: true}),
-		feature("sets", "3.14", "selectors").set(ruleset.Set{Type: ruleset.TypeIPv4, Elems: []ruleset.Elem{one}}),
-		feature("sets of intervals", "3.14", "networks").set(ruleset.Set{Type: ruleset.TypeIPv4, Interval: true, Elems: []ruleset.Elem{several}}),
-		feature("sets of concatenations", "5.6", "named ports, services").set(ruleset.Set{Type: ruleset.TypeIPv4Port, Elems: []ruleset.Elem{port}}),
+		feature("sets", "3.14", "selectors").set(ruleset.Set{Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(one)}),
+		feature("sets of intervals", "3.14", "networks").set(ruleset.Set{Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(several)}),
+		feature("sets of concatenations", "5.6", "named ports, services").set(ruleset.Set{Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(port)}),
 		feature("verdict maps", "3.14", "finding an endpoint's policies").maps(one),
 		feature("a map and its chain deleted at once", "6.2", "endpoints that go").maps(one, empty),
 		feature("ct state", "3.14", "connections that are open").asks(ruleset.Match{Key: ruleset.KeyCTState, Elem: ruleset.Elem{Num: ruleset.CTEstablished}}),

@@ -182,19 +182,19 @@ func everyRule() *ruleset.Table {
 	span := func(a, b netip.Addr) ruleset.Elem { return ruleset.Elem{From: a, To: b} }
 	ports := func(a, b uint16) ruleset.Elem { return ruleset.Elem{Port: a, PortTo: b} }
 	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{
-		{Name: "a4", Type: ruleset.TypeIPv4, Elems: []ruleset.Elem{one(a4), one(b4)}},
-		{Name: "a6", Type: ruleset.TypeIPv6, Elems: []ruleset.Elem{one(a6)}},
-		{Name: "i6", Type: ruleset.TypeICMPv6, Elems: []ruleset.Elem{{Num: 133}, {Num: 135}}},
-		{Name: "ia4", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "eth0", From: a4, To: a4}, {Iface: "exactly15bytes!", From: a4, To: a4}}},
-		{Name: "ia6", Type: ruleset.TypeIfaceIPv6, Elems: []ruleset.Elem{{Iface: "eth0", From: a6, To: a6}}},
-		{Name: "ic", Type: ruleset.TypeICMP, Elems: []ruleset.Elem{{Num: 8}}},
-		{Name: "if", Type: ruleset.TypeIface, Elems: []ruleset.Elem{{Iface: "a.b-c_d:e"}, {Iface: "eth0"}}},
-		{Name: "n4", Type: ruleset.TypeIPv4, Interval: true, Elems: []ruleset.Elem{one(netip.MustParseAddr("0.0.0.0")), span(a4, b4), span(b4.Next(), netip.MustParseAddr("10.0.0.12")), span(netip.MustParseAddr("240.0.0.0"), max4)}},
-		{Name: "n6", Type: ruleset.TypeIPv6, Interval: true, Elems: []ruleset.Elem{span(a6, b6), one(max6)}},
-		{Name: "p", Type: ruleset.TypePort, Interval: true, Elems: []ruleset.Elem{ports(0, 1), ports(80, 80), ports(1000, 65535)}},
-		{Name: "pp", Type: ruleset.TypeProtoPort, Elems: []ruleset.Elem{{Proto: 6, Port: 80, PortTo: 80}, {Proto: 132, Port: 65535, PortTo: 65535}}},
-		{Name: "s4", Type: ruleset.TypeIPv4Port, Elems: []ruleset.Elem{{From: a4, To: a4, Proto: 6, Port: 80, PortTo: 80}, {From: a4, To: a4, Proto: 17, Port: 53, PortTo: 53}}},
-		{Name: "s6", Type: ruleset.TypeIPv6Port, Elems: []ruleset.Elem{{From: a6, To: a6, Proto: 132, Port: 7, PortTo: 7}}},
+		{Name: "a4", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(one(a4), one(b4))},
+		{Name: "a6", Type: ruleset.TypeIPv6, Elems: ruleset.ElemsOf(one(a6))},
+		{Name: "i6", Type: ruleset.TypeICMPv6, Elems: ruleset.ElemsOf(ruleset.Elem{Num: 133}, ruleset.Elem{Num: 135})},
+		{Name: "ia4", Type: ruleset.TypeIfaceIPv4, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "eth0", From: a4, To: a4}, ruleset.Elem{Iface: "exactly15bytes!", From: a4, To: a4})},
+		{Name: "ia6", Type: ruleset.TypeIfaceIPv6, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "eth0", From: a6, To: a6})},
+		{Name: "ic", Type: ruleset.TypeICMP, Elems: ruleset.ElemsOf(ruleset.Elem{Num: 8})},
+		{Name: "if", Type: ruleset.TypeIface, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "a.b-c_d:e"}, ruleset.Elem{Iface: "eth0"})},
+		{Name: "n4", Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(one(netip.MustParseAddr("0.0.0.0")), span(a4, b4), span(b4.Next(), netip.MustParseAddr("10.0.0.12")), span(netip.MustParseAddr("240.0.0.0"), max4))},
+		{Name: "n6", Type: ruleset.TypeIPv6, Interval: true, Elems: ruleset.ElemsOf(span(a6, b6), one(max6))},
+		{Name: "p", Type: ruleset.TypePort, Interval: true, Elems: ruleset.ElemsOf(ports(0, 1), ports(80, 80), ports(1000, 65535))},
+		{Name: "pp", Type: ruleset.TypeProtoPort, Elems: ruleset.ElemsOf(ruleset.Elem{Proto: 6, Port: 80, PortTo: 80}, ruleset.Elem{Proto: 132, Port: 65535, PortTo: 65535})},
+		{Name: "s4", Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(ruleset.Elem{From: a4, To: a4, Proto: 6, Port: 80, PortTo: 80}, ruleset.Elem{From: a4, To: a4, Proto: 17, Port: 53, PortTo: 53})},
+		{Name: "s6", Type: ruleset.TypeIPv6Port, Elems: ruleset.ElemsOf(ruleset.Elem{From: a6, To: a6, Proto: 132, Port: 7, PortTo: 7})},
 	}, Maps: []ruleset.Map{
 		{Name: "m4", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{{Key: one(a4), Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}, {Key: one(b4), Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}},
 		{Name: "m6", Type: ruleset.TypeIPv6, Entries: []ruleset.Entry{{Key: one(a6), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}, {Key: one(b6), Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}},
@@ -343,7 +343,7 @@ func TestEveryKeyTypeAndVerdict(t *testing.T) {
 
 func small(port uint16, extra ...ruleset.Elem) *ruleset.Table {
 	return &ruleset.Table{Name: ruleset.DefaultTable,
-		Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4, Elems: extra}},
+		Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(extra...)}},
 		Chains: []ruleset.Chain{{Name: "out", Hook: "output", Priority: -20, Rules: []ruleset.Rule{{ID: "the port", Counter: true,
 			Matches: []ruleset.Match{{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 17}}, {Key: ruleset.KeyDPort, Elem: ruleset.Elem{Port: port, PortTo: port}}},
 			Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}}}}
@@ -463,7 +463,7 @@ func TestForeignTableIsReplaced(t *testing.T) {
 // refused are tables that only the kernel knows to be wrong.
 func refused() map[string]*ruleset.Table {
 	circle, toBase := small(2), small(2)
-	circle.Sets = append(circle.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: []ruleset.Elem{{Port: 1, PortTo: 1}}})
+	circle.Sets = append(circle.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: ruleset.ElemsOf(ruleset.Elem{Port: 1, PortTo: 1})})
 	circle.Chains = append(circle.Chains,
 		ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "y"}}}},
 		ruleset.Chain{Name: "y", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}}}})
@@ -528,8 +528,8 @@ func TestLargeSets(t *testing.T) {
 	}
 	with := func(n int) *ruleset.Table {
 		return &ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{{Name: "x"}},
-			Sets: []ruleset.Set{{Name: "concat", Type: ruleset.TypeIPv4Port, Elems: concat[:n]}, {Name: "hash", Type: ruleset.TypeIPv4, Elems: hash[:n]},
-				{Name: "ranges", Type: ruleset.TypeIPv4, Interval: true, Elems: ranges[:n]}},
+			Sets: []ruleset.Set{{Name: "concat", Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(concat[:n]...)}, {Name: "hash", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(hash[:n]...)},
+				{Name: "ranges", Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(ranges[:n]...)}},
 			Maps: []ruleset.Map{{Name: "map", Type: ruleset.TypeIPv4, Entries: entries(hash[:n])}}}
 	}
 	inNamespace(t, func() {
@@ -562,11 +562,13 @@ func mayEnlargeBuffers() bool {
 func TestSetsOutgrowTheirSize(t *testing.T) {
 	of := func(from, n int) *ruleset.Table {
 		t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4}}, Maps: []ruleset.Map{{Name: "m", Type: ruleset.TypeIPv4}}}
+		var elems []ruleset.Elem
 		for i := range n {
 			a := netip.AddrFrom4([4]byte{10, byte((from + i) >> 16), byte((from + i) >> 8), byte(from + i)})
-			t.Sets[0].Elems = append(t.Sets[0].Elems, addrElem(a, a))
+			elems = append(elems, addrElem(a, a))
 			t.Maps[0].Entries = append(t.Maps[0].Entries, ruleset.Entry{Key: addrElem(a, a), Verdict: ruleset.Verdict{Kind: ruleset.Accept}})
 		}
+		t.Sets[0].Elems = ruleset.ElemsOf(elems...)
 		return t
 	}
 	inNamespace(t, func() {

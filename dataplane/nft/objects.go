@@ -233,7 +233,7 @@ func (o *objects) content(ch *ruleset.Change, n *node, have, want *ruleset.Table
 		if err := o.checker.set(ch.Set); err != nil {
 			return err
 		}
-		if ch.Within && !inPlace(ch.Set.Elems, elemsOf(have, ch.Set.Name), elemsOf(want, ch.Set.Name), ruleset.Elem.Compare, behind) {
+		if ch.Within && !fit(ch.Set, elemsOf(have, ch.Set.Name), elemsOf(want, ch.Set.Name)) {
 			return errUnsure
 		}
 	}
@@ -278,6 +278,19 @@ func (o *objects) rules(n *node, rules []ruleset.Rule) {
 	}
 }
 
+// fit tells whether the elements that are added to a set are in place. Single ones cannot overlap: that they are there once is enough.
+func fit(added *ruleset.Set, have, want ruleset.Elems) bool {
+	if added.Interval {
+		return inPlace(added.Elems.Slice(), have.Slice(), want.Slice(), ruleset.Elem.Compare, behind)
+	}
+	for e := range added.Elems.All() {
+		if have.Has(e) || !want.Has(e) {
+			return false
+		}
+	}
+	return true
+}
+
 func byKey(a, b ruleset.Entry) int      { return a.Key.Compare(b.Key) }
 func keyBehind(a, b ruleset.Entry) bool { return byKey(a, b) < 0 }
 
@@ -296,7 +309,7 @@ func inPlace[E comparable](added, before, all []E, compare func(a, b E) int, beh
 	return true
 }
 
-func elemsOf(t *ruleset.Table, name string) []ruleset.Elem {
+func elemsOf(t *ruleset.Table, name string) ruleset.Elems {
 	return byName(t.Sets, name, func(s *ruleset.Set) string { return s.Name }).Elems
 }
 

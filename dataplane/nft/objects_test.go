@@ -54,27 +54,28 @@ var spoils = []struct {
 	{"a map twice", true, func(rt *rapid.T, t *ruleset.Table) { t.Maps = twice(rt, t.Maps) }},
 	{"a chain twice", true, func(rt *rapid.T, t *ruleset.Table) { t.Chains = twice(rt, t.Chains) }},
 	{"a set is another", true, func(rt *rapid.T, t *ruleset.Table) {
-		one(rt, t.Sets, func(s *ruleset.Set) { s.Type, s.Elems = draw(rt, "type", allTypes()...), nil })
+		one(rt, t.Sets, func(s *ruleset.Set) { s.Type, s.Elems = draw(rt, "type", allTypes()...), ruleset.Elems{} })
 	}},
 	{"a rule goes", false, func(rt *rapid.T, t *ruleset.Table) {
 		one(rt, t.Chains, func(c *ruleset.Chain) { c.Rules = without(rt, c.Rules) })
 	}},
 	{"an element goes", false, func(rt *rapid.T, t *ruleset.Table) {
-		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = without(rt, s.Elems) })
+		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = ruleset.ElemsOf(without(rt, s.Elems.Slice())...) })
 	}},
 	{"an element twice", true, func(rt *rapid.T, t *ruleset.Table) {
-		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = twice(rt, s.Elems) })
+		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = ruleset.ElemsOf(twice(rt, s.Elems.Slice())...) })
 	}},
 	{"elements in disorder", true, func(rt *rapid.T, t *ruleset.Table) {
-		one(rt, t.Sets, func(s *ruleset.Set) { swapped(rt, s.Elems) })
+		one(rt, t.Sets, func(s *ruleset.Set) { swapped(rt, s.Elems.Slice()) })
 	}},
 	{"other elements", true, func(rt *rapid.T, t *ruleset.Table) {
-		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = elems(rt, s.Type, rapid.Bool().Draw(rt, "ranges")) })
+		one(rt, t.Sets, func(s *ruleset.Set) { s.Elems = ruleset.ElemsOf(elems(rt, s.Type, rapid.Bool().Draw(rt, "ranges"))...) })
 	}},
 	{"overlapping elements", true, func(rt *rapid.T, t *ruleset.Table) {
 		one(rt, t.Sets, func(s *ruleset.Set) {
-			s.Elems = append(s.Elems, elems(rt, s.Type, s.Interval)...)
-			slices.SortFunc(s.Elems, ruleset.Elem.Compare)
+			all := append(s.Elems.Slice(), elems(rt, s.Type, s.Interval)...)
+			slices.SortFunc(all, ruleset.Elem.Compare)
+			s.Elems = ruleset.ElemsOf(all...)
 		})
 	}},
 	{"an entry goes", false, func(rt *rapid.T, t *ruleset.Table) {
@@ -167,7 +168,7 @@ func swapped[T any](rt *rapid.T, all []T) {
 func copied(t *ruleset.Table) *ruleset.Table {
 	out := &ruleset.Table{Name: t.Name, Sets: slices.Clone(t.Sets), Maps: slices.Clone(t.Maps), Chains: slices.Clone(t.Chains)}
 	for i := range out.Sets {
-		out.Sets[i].Elems = slices.Clone(out.Sets[i].Elems)
+		out.Sets[i].Elems = ruleset.ElemsOf(slices.Clone(out.Sets[i].Elems.Slice())...)
 	}
 	for i := range out.Maps {
 		out.Maps[i].Entries = slices.Clone(out.Maps[i].Entries)

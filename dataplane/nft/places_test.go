@@ -116,8 +116,8 @@ func TestWordsDoWhatTheySay(t *testing.T) {
 			defer c.Close()
 			lo := addrs("127.0.0.1")[0]
 			_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{
-				{Name: "lo", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "lo", From: lo, To: lo}}},
-				{Name: "other", Type: ruleset.TypeIfaceIPv4, Elems: []ruleset.Elem{{Iface: "eth0", From: lo, To: lo}}},
+				{Name: "lo", Type: ruleset.TypeIfaceIPv4, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "lo", From: lo, To: lo})},
+				{Name: "other", Type: ruleset.TypeIfaceIPv4, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "eth0", From: lo, To: lo})},
 			}, Chains: []ruleset.Chain{
 				{Name: "in", Hook: "input", Rules: append(test.in, rest)},
 				{Name: "out", Hook: "output", Priority: -300, Rules: untrackedToo(test.raw)},

@@ -135,7 +135,7 @@ func (g *tables) table(rt *rapid.T) *ruleset.Table {
 		}
 		s := ruleset.Set{Name: name, Type: typ, Interval: hasIntervals(typ) && rapid.Bool().Draw(rt, "interval")}
 		g.count("set of", fmt.Sprint(typ, s.Interval))
-		s.Elems = elems(rt, typ, s.Interval)
+		s.Elems = ruleset.ElemsOf(elems(rt, typ, s.Interval)...)
 		t.Sets = append(t.Sets, s)
 	}
 	names := some(rt, []string{"c0", "c1", "c2", "c3"})

@@ -95,6 +95,7 @@ func (b *builder) endpoints() {
 		b.forget()
 	}
 	next := *b.plan
+	next.rules = &edition{}
 	next.Endpoints, next.staged, next.Notes = make([]Endpoint, 0, len(x.owned)), false, nil
 	for _, was := range x.changed {
 		if g := b.guarded[was]; g != nil {

@@ -61,7 +61,7 @@ func (c *counted[T]) fill(all []T) {
 			c.again[all[i]]++
 		}
 	}
-	c.elems = sortedOf(slices.Compact(all))
+	c.elems = SortedOf(slices.Compact(all)...)
 }
 
 // share is what a member gives to a set.

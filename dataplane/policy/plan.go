@@ -22,9 +22,13 @@ type Plan struct {
 	// Settings of each node that the plan is for.
 	Settings map[string]Settings
 
-	where  *places // shared by plans of the same endpoints and hosts
-	staged bool    // some guard has a staged list
+	where  *places  // shared by plans of the same endpoints and hosts
+	staged bool     // some guard has a staged list
+	rules  *edition // of all but the sets
 }
+
+// edition is one state of what a plan has besides its sets: those that share it are alike.
+type edition struct{ _ byte }
 
 // Note says of an object what its author may not think.
 type Note struct {
@@ -237,4 +241,15 @@ const (
 // HasPorts tells whether packets of an IP protocol carry ports that policy can match.
 func HasPorts(proto uint8) bool {
 	return proto == ProtoTCP || proto == ProtoUDP || proto == ProtoSCTP || proto == ProtoUDPLite
+}
+
+// SameRules tells at once whether two plans are alike in all but the members of their sets: the one was made from the other, or both
+// from a third, by changes that touch nothing else. Others may be alike all the same.
+func (p *Plan) SameRules(o *Plan) bool {
+	return p.Node == o.Node && p.rules != nil && p.rules == o.rules
+}
+
+// Same tells at once whether two sets have the same members, as Sorted.Same does.
+func (s *Set) Same(o *Set) bool {
+	return s.Addrs.Same(o.Addrs) && s.Ports.Same(o.Ports) && same(s.Nets, o.Nets)
 }

@@ -157,9 +157,9 @@ func (b *builder) serviceMembers(spec setSpec, set *Set) {
 		}
 	}
 	if spec.ports {
-		set.Ports = sortedOf(unique(g.ports))
+		set.Ports = SortedOf(unique(g.ports)...)
 	} else {
-		set.Addrs = sortedOf(unique(g.addrs))
+		set.Addrs = SortedOf(unique(g.addrs)...)
 	}
 }
 
@@ -170,7 +170,7 @@ func (b *builder) nodeMembers(spec setSpec, set *Set) {
 			addrs = append(addrs, n.addrs...)
 		}
 	}
-	set.Addrs = sortedOf(unique(addrs))
+	set.Addrs = SortedOf(unique(addrs)...)
 }
 
 func unique[T interface {

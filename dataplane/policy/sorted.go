@@ -15,7 +15,8 @@ type Sorted[T interface{ Compare(T) int }] struct {
 // most is how many elements are kept beside the base before a new base is made: its cost is shared by so many changes.
 const most = 1024
 
-func sortedOf[T interface{ Compare(T) int }](elems []T) Sorted[T] { return Sorted[T]{base: elems} }
+// SortedOf elements that are in order and without duplicates; the list is theirs from now on.
+func SortedOf[T interface{ Compare(T) int }](elems ...T) Sorted[T] { return Sorted[T]{base: elems} }
 
 func search[T interface{ Compare(T) int }](in []T, x T) (int, bool) {
 	return slices.BinarySearchFunc(in, x, T.Compare)
@@ -63,6 +64,38 @@ func (s Sorted[T]) All() iter.Seq[T] {
 	}
 }
 
+// Same tells at once whether two lists are one value: one that was made from the other by nothing. Others may be equal all the same.
+func (s Sorted[T]) Same(o Sorted[T]) bool {
+	return same(s.base, o.base) && same(s.more, o.more) && same(s.less, o.less)
+}
+
+func same[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+// Equal tells whether two lists have the same elements.
+func (s Sorted[T]) Equal(o Sorted[T]) bool {
+	if s.Same(o) {
+		return true
+	}
+	gone, come := o.Since(s)
+	return len(gone)+len(come) == 0
+}
+
+// Changed is the list without what has gone, which it has, and with what has come, which it has not; both in order.
+func (s Sorted[T]) Changed(gone, come []T) Sorted[T] {
+	const few = 64 // for which one after the other costs less than a new base
+	if len(gone)+len(come) > few {
+		kept, _ := split(s.Slice(), gone)
+		return SortedOf(merged(kept, come)...)
+	}
+	for _, x := range gone {
+		s = s.without(x)
+	}
+	for _, x := range come {
+		s = s.with(x)
+	}
+	return s
+}
+
 // Slice is the elements in order; it may be shared and must not be changed.
 func (s Sorted[T]) Slice() []T {
 	if len(s.more)+len(s.less) == 0 {
@@ -99,7 +132,7 @@ func (s Sorted[T]) settled() Sorted[T] {
 	if len(s.more)+len(s.less) <= most {
 		return s
 	}
-	return sortedOf(s.Slice())
+	return SortedOf(s.Slice()...)
 }
 
 // Since is what has gone and what has come since another list, in order. It costs little if one was made from the other.
@@ -131,7 +164,13 @@ func merged[T interface{ Compare(T) int }](a, b []T) []T {
 	if len(a) == 0 {
 		return b
 	}
-	out := slices.Concat(a, b)
-	slices.SortFunc(out, T.Compare)
-	return out
+	out := make([]T, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0].Compare(b[0]) < 0 {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }

@@ -14,7 +14,7 @@ func (n number) Compare(o number) int { return int(n - o) }
 // A sorted list is what a plain one would be after any changes, its elders stay what they were, and Since is the difference.
 func TestSorted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		list := sortedOf(rapid.Custom(distinct).Draw(t, "base"))
+		list := SortedOf(rapid.Custom(distinct).Draw(t, "base")...)
 		plain := slices.Clone(list.Slice())
 		elders := []Sorted[number]{list}
 		copies := [][]number{slices.Clone(plain)}
@@ -26,7 +26,7 @@ func TestSorted(t *testing.T) {
 				list, plain = list.with(x), slices.Insert(plain, i, x)
 			}
 			if rapid.IntRange(0, 9).Draw(t, "settle") == 0 {
-				list = sortedOf(list.Slice())
+				list = SortedOf(list.Slice()...)
 			}
 			elders, copies = append(elders, list), append(copies, slices.Clone(plain))
 		}
@@ -57,7 +57,7 @@ func distinct(t *rapid.T) []number {
 
 // However many changes there are, what is kept beside the base stays short.
 func TestSortedSettles(t *testing.T) {
-	list := sortedOf([]number(nil))
+	list := SortedOf([]number(nil)...)
 	for x := range 3 * most {
 		list = list.with(number(x))
 	}

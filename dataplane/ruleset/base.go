@@ -133,7 +133,7 @@ func beginning(prefix string) Elem {
 // sources refuses what a workload sends from an address that is not its own, where its interface is known (contract §4.7). What
 // cannot be forwarded anyway goes on to its host's policy.
 func (c *compiler) sources() []Rule {
-	if len(c.sets["workload-iface"].Elems) == 0 {
+	if len(c.sets["workload-iface"].gathered) == 0 {
 		return nil
 	}
 	chain := &Chain{Name: "workload-source"}
@@ -244,7 +244,7 @@ func (c *compiler) hostLookups(chain string, iface Key) (out []Rule) {
 func (c *compiler) neighbourDiscovery() {
 	s := c.set("neighbour-discovery", TypeICMPv6, false)
 	for _, t := range policy.NeighbourDiscovery {
-		s.Elems = append(s.Elems, Elem{Num: uint32(t)})
+		s.gathered = append(s.gathered, Elem{Num: uint32(t)})
 	}
 }
 

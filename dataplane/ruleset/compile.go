@@ -32,16 +32,15 @@ const (
 	priorityForwardOut = -10
 )
 
-// Compile expresses a plan. Equal plans give equal tables. See dataplane/README.md for the packet's way through it.
-func Compile(p *policy.Plan, o Options) *Table { return compile(p, o, worthMap) }
-
-func compile(p *policy.Plan, o Options, worth int) *Table {
-	c := &compiler{plan: p, settings: p.Settings[p.Node], worth: worth, sets: map[string]*Set{}, maps: map[string]*Map{},
-		chains: map[string]*Chain{}, any: map[string]Verdict{}, guarded: map[string]bool{}}
+// whole expresses a plan all anew, but for the elements of its sets. See dataplane/README.md for the packet's way through the table.
+func (k *Compiler) whole(p *policy.Plan) *Table {
+	c := &compiler{Compiler: k, plan: p, settings: p.Settings[p.Node], sets: map[string]*gathering{}, maps: map[string]*mapping{},
+		chains: map[string]*Chain{}, any: map[string]Verdict{}, guarded: map[string]bool{}, named: map[guardKey]guardName{}}
 	c.planSets()
 	c.endpoints()
 	c.baseChains()
-	t := &Table{Name: cmp.Or(o.Table, DefaultTable)}
+	k.guards = c.named
+	t := &Table{Name: cmp.Or(k.options.Table, DefaultTable)}
 	for _, name := range sortedNames(c.sets) {
 		t.Sets = append(t.Sets, c.sets[name].sorted())
 	}
@@ -56,14 +55,27 @@ func compile(p *policy.Plan, o Options, worth int) *Table {
 
 // compiler is one Table in the making.
 type compiler struct {
+	*Compiler
 	plan     *policy.Plan
 	settings policy.Settings
-	worth    int // so many rules are worth a map by port
-	sets     map[string]*Set
-	maps     map[string]*Map
+	sets     map[string]*gathering
+	maps     map[string]*mapping
 	chains   map[string]*Chain
 	any      map[string]Verdict // by base chain: to the guard of the host endpoint for all interfaces
 	guarded  map[string]bool    // the base chains at which a host endpoint guards
+	named    map[guardKey]guardName
+}
+
+// gathering is a set in the making: what is gathered is put into its elements in the end, in order and once.
+type gathering struct {
+	Set
+	gathered []Elem
+}
+
+// mapping is a map in the making.
+type mapping struct {
+	Map
+	has map[Elem]bool
 }
 
 func sortedNames[V any](m map[string]V) []string {
@@ -105,12 +117,19 @@ var families = []family{
 		policy.ProtoICMPv6, KeyICMPv6Type, KeyICMPv6Code},
 }
 
+func (f *family) index() int {
+	if f.bit == policy.IPv4 {
+		return 0
+	}
+	return 1
+}
+
 func (f *family) has(a netip.Addr) bool { return policy.FamilyOf(a) == f.bit }
 
 // set returns the set of that name, empty if it is new.
-func (c *compiler) set(name string, t Type, interval bool) *Set {
+func (c *compiler) set(name string, t Type, interval bool) *gathering {
 	if c.sets[name] == nil {
-		c.sets[name] = &Set{Name: name, Type: t, Interval: interval}
+		c.sets[name] = &gathering{Set: Set{Name: name, Type: t, Interval: interval}}
 	}
 	return c.sets[name]
 }
@@ -122,38 +141,6 @@ func netSet(f *family, id string) string  { return "net" + f.digit + "-" + safe(
 func portSet(f *family, id string) string { return "port" + f.digit + "-" + safe(id) }
 
 func safe(id string) string { return strings.ReplaceAll(id, ":", "-") }
-
-// planSets makes the sets that move while rules stay. A set of addresses always has its hashes, even empty, so that a pod's
-// coming and going touches no rule; it has intervals only while a network set is among its members.
-func (c *compiler) planSets() {
-	for i := range c.plan.Sets {
-		s := &c.plan.Sets[i]
-		if s.Staged {
-			continue
-		}
-		for j := range families {
-			f := &families[j]
-			if s.OfPorts {
-				set := c.set(portSet(f, s.ID), f.port, false)
-				for p := range s.Ports.All() {
-					if f.has(p.Addr) {
-						set.Elems = append(set.Elems, Elem{From: p.Addr, To: p.Addr, Proto: p.Proto, Port: p.Port, PortTo: p.Port})
-					}
-				}
-				continue
-			}
-			set := c.set(addrSet(f, s.ID), f.addr, false)
-			for a := range s.Addrs.All() {
-				if f.has(a) {
-					set.Elems = append(set.Elems, Elem{From: a, To: a})
-				}
-			}
-			if nets := c.netElems(f, s.Nets); len(nets) > 0 {
-				c.set(netSet(f, s.ID), f.addr, true).Elems = nets
-			}
-		}
-	}
-}
 
 func (c *compiler) netElems(f *family, nets []netip.Prefix) (out []Elem) {
 	for _, n := range nets {
@@ -185,11 +172,11 @@ const translated = "from-host-translated"
 // endpoints makes the maps that lead a packet to the guard of its endpoint, and the chains of the guards.
 func (c *compiler) endpoints() {
 	for _, m := range []string{"from-workload-iface", "to-workload-iface"} {
-		c.maps[m] = &Map{Name: m, Type: TypeIface}
+		c.newMap(m, TypeIface)
 	}
 	for _, f := range families {
 		for _, m := range []string{"from-workload", "to-workload"} {
-			c.maps[m+f.digit] = &Map{Name: m + f.digit, Type: f.addr}
+			c.newMap(m+f.digit, f.addr)
 		}
 		c.set("workload"+f.digit, f.addr, false)
 	}
@@ -236,11 +223,17 @@ func (c *compiler) hostGuard(e *policy.Endpoint, chain, guard string) {
 	}
 }
 
-func (c *compiler) ifaceMap(name string) *Map {
-	if c.maps[name] == nil {
-		c.maps[name] = &Map{Name: name, Type: TypeIface}
+func (c *compiler) ifaceMap(name string) *mapping {
+	if m := c.maps[name]; m != nil {
+		return m
 	}
-	return c.maps[name]
+	return c.newMap(name, TypeIface)
+}
+
+func (c *compiler) newMap(name string, t Type) *mapping {
+	m := &mapping{Map{Name: name, Type: t}, map[Elem]bool{}}
+	c.maps[name] = m
+	return m
 }
 
 // exempt keeps the interfaces of an endpoint that guards nothing at a place from the guard for all interfaces.
@@ -283,7 +276,7 @@ func digit(a netip.Addr) string {
 func (c *compiler) whereabouts(e *policy.Endpoint) {
 	add := func(name string, t Type, el Elem) {
 		s := c.set(name, t, false)
-		s.Elems = append(s.Elems, el)
+		s.gathered = append(s.gathered, el)
 	}
 	for _, iface := range e.Ifaces {
 		add("workload-iface", TypeIface, Elem{Iface: iface})
@@ -328,7 +321,7 @@ func (c *compiler) denying() mode {
 
 // guard makes the chain of a guard, once for all endpoints that have the same tiers with the same policies.
 func (c *compiler) guard(g *policy.Guard, m mode) string {
-	name := "guard/" + g.Direction.String() + "/" + hash(g.Tiers) + m.suffix
+	name := c.guardName(g, m)
 	if c.chains[name] != nil {
 		return name
 	}
@@ -350,6 +343,20 @@ func (c *compiler) guard(g *policy.Guard, m mode) string {
 		}
 	}
 	return name
+}
+
+// guardName names a guard by its tiers; those that the last plan had as well are not looked at.
+func (c *compiler) guardName(g *policy.Guard, m mode) string {
+	at := guardKey{&g.Tiers[0], g.Direction}
+	known, ok := c.named[at]
+	if !ok {
+		known, ok = c.guards[at]
+	}
+	if !ok || len(known.tiers) != len(g.Tiers) {
+		known = guardName{g.Tiers, "guard/" + g.Direction.String() + "/" + hash(g.Tiers)}
+	}
+	c.named[at] = known
+	return known.name + m.suffix
 }
 
 func (c *compiler) tierPasses(t *policy.Tier, d policy.Direction) bool {
@@ -492,21 +499,25 @@ func (c *compiler) logLimit() *Limit {
 	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), max(c.settings.LogLimit.Burst, 1)} // to the kernel 0 is 5
 }
 
-func (m *Map) add(key Elem, v Verdict) {
-	if !slices.ContainsFunc(m.Entries, func(e Entry) bool { return e.Key == key }) {
+// add an entry; what came first for a key stays.
+func (m *mapping) add(key Elem, v Verdict) {
+	if !m.has[key] {
+		m.has[key] = true
 		m.Entries = append(m.Entries, Entry{key, v})
 	}
 }
 
-func (m *Map) sorted() Map {
+func (m *mapping) sorted() Map {
 	slices.SortFunc(m.Entries, func(a, b Entry) int { return a.Key.Compare(b.Key) })
-	return *m
+	return m.Map
 }
 
-func (s *Set) sorted() Set {
-	slices.SortFunc(s.Elems, Elem.Compare)
-	s.Elems = slices.Compact(s.Elems)
-	return *s
+func (s *gathering) sorted() Set {
+	if len(s.gathered) > 0 {
+		slices.SortFunc(s.gathered, Elem.Compare)
+		s.Elems = ElemsOf(slices.Compact(s.gathered)...)
+	}
+	return s.Set
 }
 
 // Compare orders elements as they are printed.

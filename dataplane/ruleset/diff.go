@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -38,7 +39,7 @@ func (c Change) String() string {
 	to := map[Op]string{Add: "to", Delete: "from"}[c.Op]
 	switch {
 	case c.Set != nil && c.Within:
-		return fmt.Sprintf("%s %d elements %s set %s", c.Op, len(c.Set.Elems), to, c.Set.Name)
+		return fmt.Sprintf("%s %d elements %s set %s", c.Op, c.Set.Elems.Len(), to, c.Set.Name)
 	case c.Set != nil:
 		return fmt.Sprintf("%s set %s", c.Op, c.Set.Name)
 	case c.Map != nil && c.Within:
@@ -52,7 +53,7 @@ func (c Change) String() string {
 }
 
 // Diff gives the changes that make want of have, in an order in which one transaction can make them: what is named exists
-// before it is named, and what is deleted is named no more. have may be nil.
+// before it is named, and what is deleted is named no more. have may be nil. What the tables share costs next to nothing.
 //
 //	new chains without rules · new sets · new maps · members to delete · members to add · rules ·
 //	old maps · old chains · old sets
@@ -61,9 +62,9 @@ func Diff(have, want *Table) []Change {
 		have = &Table{Name: want.Name}
 	}
 	d := differ{}
-	d.chains(index(have.Chains, chainKey), index(want.Chains, chainKey), want)
-	d.sets(index(have.Sets, setKey), index(want.Sets, setKey), want)
-	d.maps(index(have.Maps, mapKey), index(want.Maps, mapKey), want)
+	pairs(have.Chains, want.Chains, chainOrder, d.chain)
+	pairs(have.Sets, want.Sets, setOrder, d.set)
+	pairs(have.Maps, want.Maps, mapOrder, d.vmap)
 	return slices.Concat(d.newChains, d.newSets, d.newMaps, d.gone, d.come, d.rules, d.oldMaps, d.oldChains, d.oldSets)
 }
 
@@ -72,85 +73,93 @@ type differ struct {
 	newChains, newSets, newMaps, gone, come, rules, oldMaps, oldChains, oldSets []Change
 }
 
-func index[T any](all []T, key func(*T) string) map[string]*T {
-	out := make(map[string]*T, len(all))
-	for i := range all {
-		out[key(&all[i])] = &all[i]
-	}
-	return out
-}
-
-// The kernel cannot change what an object is, so what it is belongs to its key: a set of another type, or a base chain at
-// another place, is another object. It must have another name too, or the old one could not be there while it is made.
-func setKey(s *Set) string     { return fmt.Sprintf("%s %d %v", s.Name, s.Type, s.Interval) }
-func mapKey(m *Map) string     { return fmt.Sprintf("%s %d", m.Name, m.Type) }
-func chainKey(c *Chain) string { return fmt.Sprintf("%s %s %d", c.Name, c.Hook, c.Priority) }
-
-func (d *differ) chains(have, want map[string]*Chain, t *Table) {
-	for i := range t.Chains {
-		w := &t.Chains[i]
-		h, ok := have[chainKey(w)]
-		if !ok {
-			d.newChains = append(d.newChains, Change{Op: Add, Chain: &Chain{Name: w.Name, Hook: w.Hook, Priority: w.Priority}})
-			h = &Chain{}
+// pairs walks two lists that are in order, and shows what of one is in the other: both, or one and nil.
+func pairs[T any](have, want []T, order func(a, b *T) int, show func(have, want *T)) {
+	for len(have) > 0 || len(want) > 0 {
+		c := 0
+		switch {
+		case len(have) == 0:
+			c = 1
+		case len(want) == 0:
+			c = -1
+		default:
+			c = order(&have[0], &want[0])
 		}
-		if !reflect.DeepEqual(h.Rules, w.Rules) && len(h.Rules)+len(w.Rules) > 0 {
-			d.rules = append(d.rules, Change{Op: Replace, Chain: w, Within: true})
+		var h, w *T
+		if c <= 0 {
+			h, have = &have[0], have[1:]
 		}
-	}
-	for _, key := range sortedNames(have) {
-		if want[key] == nil {
-			d.oldChains = append(d.oldChains, Change{Op: Delete, Chain: have[key]})
+		if c >= 0 {
+			w, want = &want[0], want[1:]
 		}
+		show(h, w)
 	}
 }
 
-func (d *differ) sets(have, want map[string]*Set, t *Table) {
-	for i := range t.Sets {
-		w := &t.Sets[i]
-		h, ok := have[setKey(w)]
-		if !ok {
-			d.newSets = append(d.newSets, Change{Op: Add, Set: w})
-			continue
-		}
-		gone, come := split(h.Elems, w.Elems, Elem.Compare)
-		part := func(e []Elem) *Set { return &Set{Name: w.Name, Type: w.Type, Interval: w.Interval, Elems: e} }
-		if len(gone) > 0 {
-			d.gone = append(d.gone, Change{Op: Delete, Set: part(gone), Within: true})
-		}
-		if len(come) > 0 {
-			d.come = append(d.come, Change{Op: Add, Set: part(come), Within: true})
-		}
+// The kernel cannot change what an object is, so what it is belongs to its place in the order: a set of another type, or a base chain
+// at another place, is another object. It must have another name too, or the old one could not be there while it is made.
+func setOrder(a, b *Set) int {
+	if c := strings.Compare(a.Name, b.Name); c != 0 || a.Type == b.Type && a.Interval == b.Interval {
+		return c
 	}
-	for _, key := range sortedNames(have) {
-		if want[key] == nil {
-			d.oldSets = append(d.oldSets, Change{Op: Delete, Set: have[key]})
-		}
+	return cmp.Or(cmp.Compare(a.Type, b.Type), map[bool]int{true: 1, false: -1}[a.Interval])
+}
+
+func mapOrder(a, b *Map) int {
+	return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type))
+}
+
+func chainOrder(a, b *Chain) int {
+	return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Hook, b.Hook), cmp.Compare(a.Priority, b.Priority))
+}
+
+func (d *differ) chain(h, w *Chain) {
+	switch {
+	case w == nil:
+		d.oldChains = append(d.oldChains, Change{Op: Delete, Chain: h})
+		return
+	case h == nil:
+		d.newChains = append(d.newChains, Change{Op: Add, Chain: &Chain{Name: w.Name, Hook: w.Hook, Priority: w.Priority}})
+		h = &Chain{}
+	}
+	if len(h.Rules)+len(w.Rules) > 0 && !sameRules(h.Rules, w.Rules) {
+		d.rules = append(d.rules, Change{Op: Replace, Chain: w, Within: true})
 	}
 }
 
-func (d *differ) maps(have, want map[string]*Map, t *Table) {
-	for i := range t.Maps {
-		w := &t.Maps[i]
-		h, ok := have[mapKey(w)]
-		if !ok {
-			d.newMaps = append(d.newMaps, Change{Op: Add, Map: w})
-			continue
-		}
-		gone, come := split(h.Entries, w.Entries, Entry.compare)
-		part := func(e []Entry) *Map { return &Map{Name: w.Name, Type: w.Type, Entries: e} }
-		if len(gone) > 0 {
-			d.gone = append(d.gone, Change{Op: Delete, Map: part(gone), Within: true})
-		}
-		if len(come) > 0 {
-			d.come = append(d.come, Change{Op: Add, Map: part(come), Within: true})
-		}
+func sameRules(a, b []Rule) bool {
+	return len(a) == len(b) && len(a) > 0 && &a[0] == &b[0] || reflect.DeepEqual(a, b)
+}
+
+func (d *differ) set(h, w *Set) {
+	switch {
+	case w == nil:
+		d.oldSets = append(d.oldSets, Change{Op: Delete, Set: h})
+	case h == nil:
+		d.newSets = append(d.newSets, Change{Op: Add, Set: w})
+	case !w.Elems.Same(h.Elems):
+		gone, come := w.Elems.Since(h.Elems)
+		d.gone, d.come = append(d.gone, w.part(Delete, gone)...), append(d.come, w.part(Add, come)...)
 	}
-	for _, key := range sortedNames(have) {
-		if want[key] == nil {
-			d.oldMaps = append(d.oldMaps, Change{Op: Delete, Map: have[key]})
-		}
+}
+
+func (d *differ) vmap(h, w *Map) {
+	switch {
+	case w == nil:
+		d.oldMaps = append(d.oldMaps, Change{Op: Delete, Map: h})
+		return
+	case h == nil:
+		d.newMaps = append(d.newMaps, Change{Op: Add, Map: w})
+		return
 	}
+	gone, come := split(h.Entries, w.Entries, Entry.compare)
+	part := func(op Op, e []Entry) []Change {
+		if len(e) == 0 {
+			return nil
+		}
+		return []Change{{Op: op, Map: &Map{Name: w.Name, Type: w.Type, Entries: e}, Within: true}}
+	}
+	d.gone, d.come = append(d.gone, part(Delete, gone)...), append(d.come, part(Add, come)...)
 }
 
 func (e Entry) compare(o Entry) int {

@@ -166,7 +166,7 @@ func (in *interpreter) compare(m ruleset.Match, f ruleset.Elem) bool {
 	if s == nil {
 		panic("no set " + m.Set)
 	}
-	return slices.ContainsFunc(s.Elems, func(e ruleset.Elem) bool { return within(e, f) })
+	return slices.ContainsFunc(s.Elems.Slice(), func(e ruleset.Elem) bool { return within(e, f) })
 }
 
 // within tells whether a packet's field is the element, or in its range.

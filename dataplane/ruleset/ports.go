@@ -60,8 +60,7 @@ func (c *compiler) byPort(l list) (out []Rule) {
 
 // portMap leads packets to each port to what the steps of a run have for it.
 func (c *compiler) portMap(l list, run int, steps []step) string {
-	m := &Map{Name: fmt.Sprintf("ports-%s-%d", hash(l.owner), run), Type: TypeProtoPort}
-	c.maps[m.Name] = m
+	m := c.newMap(fmt.Sprintf("ports-%s-%d", hash(l.owner), run), TypeProtoPort)
 	var ports []Elem
 	for _, s := range steps {
 		ports = append(ports, s.ports...)

@@ -182,7 +182,6 @@ type machine struct {
 func newMachine(t *rapid.T, have *ruleset.Table) *machine {
 	m := &machine{t, map[string]*ruleset.Set{}, map[string]*ruleset.Map{}, map[string]*ruleset.Chain{}}
 	for _, s := range have.Sets {
-		s.Elems = slices.Clone(s.Elems)
 		m.sets[s.Name] = &s
 	}
 	for _, x := range have.Maps {
@@ -226,7 +225,6 @@ func (m *machine) set(c ruleset.Change) {
 			m.Fatalf("%s: it is there", c)
 		}
 		s := *c.Set
-		s.Elems = slices.Clone(s.Elems)
 		m.sets[s.Name] = &s
 	case have == nil:
 		m.Fatalf("%s: it is not there", c)
@@ -234,14 +232,18 @@ func (m *machine) set(c ruleset.Change) {
 		m.unnamed(c.Set.Name)
 		delete(m.sets, c.Set.Name)
 	case c.Op == ruleset.Add:
-		have.Elems = append(have.Elems, c.Set.Elems...)
+		for e := range c.Set.Elems.All() {
+			if have.Elems.Has(e) {
+				m.Fatalf("%s: element %v is there", c, e)
+			}
+			have.Elems = ruleset.ElemsOf(slices.SortedFunc(slices.Values(append(slices.Clone(have.Elems.Slice()), e)), ruleset.Elem.Compare)...)
+		}
 	default:
-		for _, e := range c.Set.Elems {
-			i := slices.Index(have.Elems, e)
-			if i < 0 {
+		for e := range c.Set.Elems.All() {
+			if !have.Elems.Has(e) {
 				m.Fatalf("%s: element %v is not there", c, e)
 			}
-			have.Elems = slices.Delete(have.Elems, i, i+1)
+			have.Elems = ruleset.ElemsOf(slices.DeleteFunc(slices.Clone(have.Elems.Slice()), func(o ruleset.Elem) bool { return o == e })...)
 		}
 	}
 }
@@ -319,7 +321,6 @@ func (m *machine) table(name string) *ruleset.Table {
 	t := &ruleset.Table{Name: name}
 	for _, k := range slices.Sorted(maps.Keys(m.sets)) {
 		s := *m.sets[k]
-		slices.SortFunc(s.Elems, ruleset.Elem.Compare)
 		t.Sets = append(t.Sets, s)
 	}
 	for _, k := range slices.Sorted(maps.Keys(m.maps)) {

@@ -2,7 +2,11 @@
 // that print as text, compare and differ. It knows neither netlink nor the machine: equal plans give equal bytes.
 package ruleset
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/tierwall/tierwall/dataplane/policy"
+)
 
 // Table is one nftables table of family inet. Everything in it is sorted by name; a chain's rules are in order.
 type Table struct {
@@ -12,13 +16,19 @@ type Table struct {
 	Chains []Chain
 }
 
-// Set is a named set. Elems are sorted and do not overlap.
+// Set is a named set. Its elements do not overlap. A table of the next plan shares most of them with this one.
 type Set struct {
 	Name     string
 	Type     Type
 	Interval bool // elements may be ranges
-	Elems    []Elem
+	Elems    Elems
 }
+
+// Elems are elements in order.
+type Elems = policy.Sorted[Elem]
+
+// ElemsOf elements that are in order; the list is theirs from now on.
+func ElemsOf(e ...Elem) Elems { return policy.SortedOf(e...) }
 
 // Map is a verdict map.
 type Map struct {

@@ -71,7 +71,7 @@ func (s *Set) print(b *strings.Builder) {
 	if s.Interval {
 		b.WriteString("\t\tflags interval\n")
 	}
-	elements(b, s.Elems, func(e Elem) string { return e.text(s.Type) })
+	elements(b, s.Elems.Slice(), func(e Elem) string { return e.text(s.Type) })
 	b.WriteString("\t}\n")
 }
 

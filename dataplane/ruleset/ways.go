@@ -195,7 +195,7 @@ func (c *compiler) match(key Key, t Type, prefix string, elems []Elem, not bool)
 		return Match{Key: key, Not: not, Elem: elems[0]}
 	}
 	s := c.set(prefix+"-"+hash(elems), t, true)
-	s.Elems = elems
+	s.gathered = elems
 	return Match{Key: key, Not: not, Set: s.Name}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -69,14 +68,7 @@ func load(args []string) error {
 		all = append(all, l)
 	}
 	printLoads(all)
-	if *out == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing the figures: %w", err)
-	}
-	return os.WriteFile(*out, append(text, '\n'), 0o644)
+	return writeJSON(*out, all)
 }
 
 func printLoads(all []loaded) {
@@ -154,7 +146,7 @@ func inNewNamespace(f func() error) (ms float64, err error) {
 
 // ruleTable has so many rules of the form that policies have, in so many chains.
 func ruleTable(rules, chains int) *ruleset.Table {
-	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Elems: addresses(10, false)}}}
+	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(addresses(10, false)...)}}}
 	for i := range chains {
 		c := ruleset.Chain{Name: fmt.Sprintf("policy/gnp/number-%06d/ingress", i)}
 		for j := range rules / chains {
@@ -172,7 +164,7 @@ func ruleTable(rules, chains int) *ruleset.Table {
 
 func setTable(n int, interval bool) *ruleset.Table {
 	return &ruleset.Table{Name: ruleset.DefaultTable,
-		Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Interval: interval, Elems: addresses(n, interval)}}}
+		Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Interval: interval, Elems: ruleset.ElemsOf(addresses(n, interval)...)}}}
 }
 
 // addresses are n of 10.0.0.0/8 that do not touch, or as many pairs of neighbours.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -11,7 +12,9 @@ import (
 
 // commands are what can be measured. Each has its own flags; all have -short and -json FILE.
 var commands = map[string]func(args []string) error{
+	"change":  change,
 	"load":    load,
+	"memory":  memory,
 	"packets": packets,
 }
 
@@ -27,4 +30,19 @@ func run(args []string) error {
 		return fmt.Errorf("say what to measure: one of %v", slices.Sorted(maps.Keys(commands)))
 	}
 	return commands[args[0]](args[1:])
+}
+
+// writeJSON writes figures to a file, if it has a name.
+func writeJSON(file string, figures any) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(figures, "", "  ")
+	if err == nil {
+		err = os.WriteFile(file, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the figures: %w", err)
+	}
+	return nil
 }

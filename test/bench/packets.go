@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -58,14 +57,7 @@ func packets(args []string) error {
 		return err
 	}
 	printFigures(all)
-	if *out == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing the figures: %w", err)
-	}
-	return os.WriteFile(*out, append(text, '\n'), 0o644)
+	return writeJSON(*out, all)
 }
 
 // measure on this thread, which it ties to one CPU.
