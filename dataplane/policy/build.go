@@ -58,6 +58,7 @@ type builder struct {
 	enforced      map[v3.Ref]int        // and how often in an enforced tier
 	moved         bool                  // other policies are named than the plan has
 	specs         map[string]setSpec    // of the sets that it names
+	ordered       []*liveSet            // the same, by ID; nil when that has to be found anew
 	enforcedSets  map[string]bool
 }
 
@@ -169,7 +170,7 @@ func (b *builder) release(g *guarded) {
 
 // policies are those that guards name, and the sets that these name.
 func (b *builder) policies() {
-	b.moved, b.plan.Policies = false, nil
+	b.moved, b.plan.Policies, b.ordered = false, nil, nil
 	b.specs, b.enforcedSets = map[string]setSpec{}, map[string]bool{}
 	for ref, n := range b.uses {
 		if n == 0 {

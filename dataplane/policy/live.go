@@ -9,12 +9,13 @@ import (
 // liveSet is a set that the last plan had, kept up to date member by member: what one member's change costs does not depend on
 // how many others there are.
 type liveSet struct {
-	spec  setSpec
-	gone  bool // no plan has it any more; a member may still think that it is in it
-	addrs counted[netip.Addr]
-	ports counted[AddrPort]
-	nets  map[netip.Prefix]int
-	net   []netip.Prefix // merged
+	spec   setSpec
+	staged bool // only staged policies name it
+	gone   bool // no plan has it any more; a member may still think that it is in it
+	addrs  counted[netip.Addr]
+	ports  counted[AddrPort]
+	nets   map[netip.Prefix]int
+	net    []netip.Prefix // merged
 
 	by    *builder // of a set of Nodes: when it was made
 	slice int      // of a service's: after how many changes of slices
@@ -155,7 +156,7 @@ func (l *liveSet) fill(members iter.Seq[*member], selected func(*member) bool) {
 }
 
 // set is the value of now.
-func (l *liveSet) set(staged bool) Set {
-	return Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: staged,
+func (l *liveSet) set() Set {
+	return Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: l.staged,
 		Addrs: l.addrs.elems, Ports: l.ports.elems, Nets: l.net}
 }

@@ -46,19 +46,31 @@ func (b *builder) labels(m *member) labels {
 // sets brings every set that a rule names up to date, and gives the plan them.
 func (b *builder) sets() {
 	b.follow()
+	if b.ordered == nil {
+		b.order()
+	}
 	next := *b.plan
-	next.Sets = make([]Set, 0, len(b.specs))
+	next.Sets = make([]Set, len(b.ordered))
+	for i, l := range b.ordered {
+		next.Sets[i] = b.set(l)
+	}
+	b.plan = &next
+}
+
+// order the sets that rules name, and begin those that the last rules did not.
+func (b *builder) order() {
 	live := make(map[string]*liveSet, len(b.specs))
+	b.ordered = make([]*liveSet, 0, len(b.specs))
 	for _, id := range sortedKeys(b.specs) {
 		l := b.live[id]
 		if l == nil {
 			l = b.begin(b.specs[id])
 		}
-		live[id] = l
-		next.Sets = append(next.Sets, b.set(l))
+		live[id], l.staged = l, !b.enforcedSets[id]
+		b.ordered = append(b.ordered, l)
 	}
 	b.keepUnused(live)
-	b.live, b.plan = live, &next
+	b.live = live
 }
 
 // unused is how many sets that no rule names any more are kept up to date all the same, beside as many as are named: to begin a
@@ -133,14 +145,13 @@ func (b *builder) among(s *selector.Selector) iter.Seq[*member] {
 }
 
 func (b *builder) set(l *liveSet) Set {
-	staged := !b.enforcedSets[l.spec.id]
 	switch {
 	case l.spec.ofMembers():
-		return l.set(staged)
-	case l.by == b && l.slice == b.index.slices && l.value.Staged == staged:
+		return l.set()
+	case l.by == b && l.slice == b.index.slices && l.value.Staged == l.staged:
 		return l.value
 	}
-	l.by, l.slice, l.value = b, b.index.slices, l.set(staged)
+	l.by, l.slice, l.value = b, b.index.slices, l.set()
 	if l.spec.nodes != nil {
 		b.nodeMembers(l.spec, &l.value)
 	} else {
