@@ -21,7 +21,7 @@ func node(n int, addrs int) *ruleset.Table {
 	}
 	t.Sets[0].Elems = ruleset.ElemsOf(elems...)
 	for i := range n / 10 {
-		c := ruleset.Chain{Name: fmt.Sprintf("policy%06d", i)}
+		c := &ruleset.Chain{Name: fmt.Sprintf("policy%06d", i)}
 		for j := range uint16(10) {
 			c.Rules = append(c.Rules, ruleset.Rule{ID: ruleset.RuleID(c.Name), Counter: true, Verdict: ruleset.Verdict{Kind: ruleset.Accept},
 				Matches: []ruleset.Match{{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 6}},
@@ -74,7 +74,7 @@ func BenchmarkApply(b *testing.B) {
 func policies(n int) *ruleset.Table {
 	t := &ruleset.Table{Name: ruleset.DefaultTable}
 	for i := range 1000 {
-		s := ruleset.Set{Name: fmt.Sprintf("addr4-%04d", i), Type: ruleset.TypeIPv4}
+		s := &ruleset.Set{Name: fmt.Sprintf("addr4-%04d", i), Type: ruleset.TypeIPv4}
 		size, a := 10, netip.MustParseAddr("10.0.0.0")
 		if i == 500 {
 			size = n
@@ -87,11 +87,11 @@ func policies(n int) *ruleset.Table {
 		s.Elems = ruleset.ElemsOf(elems...)
 		t.Sets = append(t.Sets, s)
 	}
-	forward := ruleset.Chain{Name: "from-workload", Hook: "forward", Priority: -20, Rules: []ruleset.Rule{{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "from-workload"}}}}
-	dispatch := ruleset.Map{Name: "from-workload", Type: ruleset.TypeIface}
-	var guards, shared []ruleset.Chain
+	forward := &ruleset.Chain{Name: "from-workload", Hook: "forward", Priority: -20, Rules: []ruleset.Rule{{VMap: &ruleset.VMap{Key: ruleset.KeyIIFName, Map: "from-workload"}}}}
+	dispatch := &ruleset.Map{Name: "from-workload", Type: ruleset.TypeIface}
+	var guards, shared []*ruleset.Chain
 	for i := range 250 {
-		guard := ruleset.Chain{Name: fmt.Sprintf("guard-%04d", i)}
+		guard := &ruleset.Chain{Name: fmt.Sprintf("guard-%04d", i)}
 		for j := range 20 {
 			guard.Rules = append(guard.Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: fmt.Sprintf("policy-%04d", (i*7+j)%1000)}})
 		}
@@ -100,7 +100,7 @@ func policies(n int) *ruleset.Table {
 			Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: guard.Name}})
 	}
 	for i := range 1000 {
-		c := ruleset.Chain{Name: fmt.Sprintf("policy-%04d", i)}
+		c := &ruleset.Chain{Name: fmt.Sprintf("policy-%04d", i)}
 		for j := range uint16(5) {
 			c.Rules = append(c.Rules, ruleset.Rule{ID: ruleset.RuleID(c.Name), Counter: true, Verdict: ruleset.Verdict{Kind: ruleset.Accept},
 				Matches: []ruleset.Match{{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 6}}, {Key: ruleset.KeyDPort, Elem: portElem(j, j)},
@@ -108,8 +108,8 @@ func policies(n int) *ruleset.Table {
 		}
 		shared = append(shared, c)
 	}
-	t.Maps = []ruleset.Map{dispatch}
-	t.Chains = slices.Concat([]ruleset.Chain{forward}, guards, shared)
+	t.Maps = []*ruleset.Map{dispatch}
+	t.Chains = slices.Concat([]*ruleset.Chain{forward}, guards, shared)
 	return t
 }
 

@@ -33,7 +33,7 @@ func TestBridgeFiltering(t *testing.T) {
 	h.do(func() {
 		up("br0")
 		c = open()
-		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{{Name: "f", Hook: "forward",
+		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []*ruleset.Chain{{Name: "f", Hook: "forward",
 			Rules: []ruleset.Rule{{Matches: udp, Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}}}})
 		must(err)
 	})

@@ -30,17 +30,17 @@ func check(t *ruleset.Table) error {
 		return err
 	}
 	for i := range t.Sets {
-		if err := k.set(&t.Sets[i]); err != nil {
+		if err := k.set(t.Sets[i]); err != nil {
 			return fmt.Errorf("set %s: %w", t.Sets[i].Name, err)
 		}
 	}
 	for i := range t.Maps {
-		if err := k.vmap(&t.Maps[i]); err != nil {
+		if err := k.vmap(t.Maps[i]); err != nil {
 			return fmt.Errorf("map %s: %w", t.Maps[i].Name, err)
 		}
 	}
 	for i := range t.Chains {
-		if err := k.chain(&t.Chains[i]); err != nil {
+		if err := k.chain(t.Chains[i]); err != nil {
 			return fmt.Errorf("chain %s: %w", t.Chains[i].Name, err)
 		}
 	}
@@ -59,7 +59,7 @@ func newChecker() checker {
 
 func (k *checker) names(t *ruleset.Table) error {
 	for i := range t.Sets {
-		s := &t.Sets[i]
+		s := t.Sets[i]
 		_, again := k.sets[s.Name]
 		if err := name("set", s.Name, again); err != nil {
 			return err
@@ -67,7 +67,7 @@ func (k *checker) names(t *ruleset.Table) error {
 		k.sets[s.Name] = s.Type
 	}
 	for i := range t.Maps {
-		m := &t.Maps[i]
+		m := t.Maps[i]
 		_, again := k.maps[m.Name]
 		_, taken := k.sets[m.Name]
 		if err := name("map", m.Name, again || taken); err != nil {
@@ -76,7 +76,7 @@ func (k *checker) names(t *ruleset.Table) error {
 		k.maps[m.Name] = m.Type
 	}
 	for i := range t.Chains {
-		c := &t.Chains[i]
+		c := t.Chains[i]
 		if err := name("chain", c.Name, k.chains[c.Name]); err != nil {
 			return err
 		}

@@ -19,11 +19,11 @@ func TestCheck(t *testing.T) {
 	}
 	set := func(typ ruleset.Type, interval bool, e ...ruleset.Elem) func(*ruleset.Table) {
 		return func(t *ruleset.Table) {
-			t.Sets = []ruleset.Set{{Name: "s", Type: typ, Interval: interval, Elems: ruleset.ElemsOf(e...)}}
+			t.Sets = []*ruleset.Set{{Name: "s", Type: typ, Interval: interval, Elems: ruleset.ElemsOf(e...)}}
 		}
 	}
 	vmap := func(typ ruleset.Type, e ...ruleset.Entry) func(*ruleset.Table) {
-		return func(t *ruleset.Table) { t.Maps = []ruleset.Map{{Name: "m", Type: typ, Entries: e}} }
+		return func(t *ruleset.Table) { t.Maps = []*ruleset.Map{{Name: "m", Type: typ, Entries: e}} }
 	}
 	rule := func(r ruleset.Rule) func(*ruleset.Table) {
 		return func(t *ruleset.Table) { t.Chains[0].Rules = []ruleset.Rule{r} }
@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 	}{
 		{"nothing", func(*ruleset.Table) {}, ""},
 		{"two sets of a name", func(t *ruleset.Table) { t.Sets = append(t.Sets, t.Sets[0]) }, "set s: there are two"},
-		{"a map named as a set", func(t *ruleset.Table) { t.Maps = append(t.Maps, ruleset.Map{Name: "s"}) }, "map s: there are two"},
+		{"a map named as a set", func(t *ruleset.Table) { t.Maps = append(t.Maps, &ruleset.Map{Name: "s"}) }, "map s: there are two"},
 		{"two chains of a name", func(t *ruleset.Table) { t.Chains = append(t.Chains, t.Chains[0]) }, "chain out: there are two"},
 		{"no name", func(t *ruleset.Table) { t.Chains[0].Name = "" }, `chain ""`},
 		{"a name of 128", func(t *ruleset.Table) { t.Chains[0].Name = strings.Repeat("x", 128) }, "1 to 127 bytes"},

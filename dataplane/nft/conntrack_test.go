@@ -45,11 +45,11 @@ func routed(t *testing.T) (client, router, server *host, c *nft.Conn) {
 	established := ruleset.Match{Key: ruleset.KeyCTState, Elem: ruleset.Elem{Num: ruleset.CTEstablished | ruleset.CTRelated}}
 	router.do(func() {
 		c = open()
-		f := ruleset.Chain{Name: "f", Hook: "forward", Rules: []ruleset.Rule{
+		f := &ruleset.Chain{Name: "f", Hook: "forward", Rules: []ruleset.Rule{
 			{Matches: []ruleset.Match{hasBit}, Verdict: ruleset.Verdict{Kind: ruleset.Drop}},
 			{Matches: []ruleset.Match{established}, Verdict: ruleset.Verdict{Kind: ruleset.Accept}},
 		}}
-		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{f}})
+		_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Chains: []*ruleset.Chain{f}})
 		must(err)
 	})
 	t.Cleanup(func() { must(c.Close()) })

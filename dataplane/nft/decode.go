@@ -108,11 +108,11 @@ func (c *Conn) decode(t *nftables.Table) (*ruleset.Table, error) {
 		}
 	})
 	for _, chain := range chains {
-		out.Chains = append(out.Chains, *chain)
+		out.Chains = append(out.Chains, chain)
 	}
-	slices.SortFunc(out.Sets, func(a, b ruleset.Set) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(out.Maps, func(a, b ruleset.Map) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(out.Chains, func(a, b ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Sets, func(a, b *ruleset.Set) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Maps, func(a, b *ruleset.Map) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Chains, func(a, b *ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
 	return out, err
 }
 
@@ -212,7 +212,7 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 	if s.IsMap {
 		m := ruleset.Map{Name: s.Name, Type: typ}
 		m.Entries, err = t.decodeEntries(elems)
-		out.Maps = append(out.Maps, m)
+		out.Maps = append(out.Maps, &m)
 		return err
 	}
 	set := ruleset.Set{Name: s.Name, Type: typ, Interval: s.Interval}
@@ -222,7 +222,7 @@ func (c *Conn) decodeSet(out *ruleset.Table, s *nftables.Set) error {
 	}
 	slices.SortFunc(have, ruleset.Elem.Compare)
 	set.Elems = ruleset.ElemsOf(have...)
-	out.Sets = append(out.Sets, set)
+	out.Sets = append(out.Sets, &set)
 	return nil
 }
 

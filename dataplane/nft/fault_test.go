@@ -19,10 +19,10 @@ func other() *ruleset.Table {
 	t := everyRule()
 	a := netip.MustParseAddr("192.0.2.1")
 	t.Sets[0].Elems = ruleset.ElemsOf(addrElem(a, a))
-	t.Sets = append(t.Sets, ruleset.Set{Name: "z", Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(addrElem(a, a.Next()))})
-	every := slices.IndexFunc(t.Chains, func(c ruleset.Chain) bool { return c.Name == "every" })
+	t.Sets = append(t.Sets, &ruleset.Set{Name: "z", Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(addrElem(a, a.Next()))})
+	every := slices.IndexFunc(t.Chains, func(c *ruleset.Chain) bool { return c.Name == "every" })
 	t.Chains[every].Rules = append(t.Chains[every].Rules[:7:7], ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "z"}})
-	t.Chains = append(t.Chains, ruleset.Chain{Name: "z", Rules: []ruleset.Rule{{Matches: []ruleset.Match{{Key: ruleset.KeyIPSAddr, Set: "z"}}, Counter: true}}})
+	t.Chains = append(t.Chains, &ruleset.Chain{Name: "z", Rules: []ruleset.Rule{{Matches: []ruleset.Match{{Key: ruleset.KeyIPSAddr, Set: "z"}}, Counter: true}}})
 	return t
 }
 

@@ -89,7 +89,7 @@ func (p *probe) try() (err error) {
 
 // rule makes tables of one chain of one rule.
 func (p probe) rule(hook string, priority int, r ruleset.Rule) probe {
-	p.tables = []*ruleset.Table{{Name: probeTable, Chains: []ruleset.Chain{{Name: "probe", Hook: hook, Priority: priority, Rules: []ruleset.Rule{r}}}}}
+	p.tables = []*ruleset.Table{{Name: probeTable, Chains: []*ruleset.Chain{{Name: "probe", Hook: hook, Priority: priority, Rules: []ruleset.Rule{r}}}}}
 	return p
 }
 
@@ -104,7 +104,7 @@ func (p probe) asks(m ruleset.Match) probe {
 // set makes tables of one set.
 func (p probe) set(s ruleset.Set) probe {
 	s.Name = "probe"
-	p.tables = []*ruleset.Table{{Name: probeTable, Sets: []ruleset.Set{s}}}
+	p.tables = []*ruleset.Table{{Name: probeTable, Sets: []*ruleset.Set{&s}}}
 	return p
 }
 
@@ -112,8 +112,8 @@ func (p probe) set(s ruleset.Set) probe {
 func (p probe) maps(key ruleset.Elem, then ...*ruleset.Table) probe {
 	goes := ruleset.Entry{Key: key, Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "target"}}
 	p = p.does(ruleset.Rule{VMap: &ruleset.VMap{Key: ruleset.KeyIPSAddr, Map: "probe"}})
-	p.tables[0].Maps = []ruleset.Map{{Name: "probe", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{goes}}}
-	p.tables[0].Chains = append(p.tables[0].Chains, ruleset.Chain{Name: "target"})
+	p.tables[0].Maps = []*ruleset.Map{{Name: "probe", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{goes}}}
+	p.tables[0].Chains = append(p.tables[0].Chains, &ruleset.Chain{Name: "target"})
 	p.tables = append(p.tables, then...)
 	return p
 }

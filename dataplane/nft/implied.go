@@ -87,9 +87,9 @@ func said(changes []ruleset.Change, have *ruleset.Table) []ruleset.Change {
 // explicit gives the table in the one of several equal ways to say it in which it is read back.
 func explicit(t *ruleset.Table) *ruleset.Table {
 	out := *t
-	out.Chains = slices.Clone(t.Chains)
-	for i := range out.Chains {
-		out.Chains[i].Rules = spelledRules(out.Chains[i].Rules)
+	out.Chains = make([]*ruleset.Chain, len(t.Chains))
+	for i, c := range t.Chains {
+		out.Chains[i] = &ruleset.Chain{Name: c.Name, Hook: c.Hook, Priority: c.Priority, Rules: spelledRules(c.Rules)}
 	}
 	return &out
 }

@@ -22,7 +22,7 @@ import (
 
 // networks are n of 8 addresses each that do not touch.
 func networks(n int) *ruleset.Table {
-	s := ruleset.Set{Name: "nets4-all", Type: ruleset.TypeIPv4, Interval: true}
+	s := &ruleset.Set{Name: "nets4-all", Type: ruleset.TypeIPv4, Interval: true}
 	elems := make([]ruleset.Elem, 0, n)
 	for i := range n {
 		var from, to [4]byte
@@ -32,7 +32,7 @@ func networks(n int) *ruleset.Table {
 	}
 	s.Elems = ruleset.ElemsOf(elems...)
 	t := small(1)
-	t.Sets = append([]ruleset.Set{s}, t.Sets...)
+	t.Sets = append([]*ruleset.Set{s}, t.Sets...)
 	return t
 }
 

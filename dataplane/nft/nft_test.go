@@ -181,7 +181,7 @@ func everyRule() *ruleset.Table {
 	one := func(a netip.Addr) ruleset.Elem { return ruleset.Elem{From: a, To: a} }
 	span := func(a, b netip.Addr) ruleset.Elem { return ruleset.Elem{From: a, To: b} }
 	ports := func(a, b uint16) ruleset.Elem { return ruleset.Elem{Port: a, PortTo: b} }
-	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{
+	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []*ruleset.Set{
 		{Name: "a4", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(one(a4), one(b4))},
 		{Name: "a6", Type: ruleset.TypeIPv6, Elems: ruleset.ElemsOf(one(a6))},
 		{Name: "i6", Type: ruleset.TypeICMPv6, Elems: ruleset.ElemsOf(ruleset.Elem{Num: 133}, ruleset.Elem{Num: 135})},
@@ -195,7 +195,7 @@ func everyRule() *ruleset.Table {
 		{Name: "pp", Type: ruleset.TypeProtoPort, Elems: ruleset.ElemsOf(ruleset.Elem{Proto: 6, Port: 80, PortTo: 80}, ruleset.Elem{Proto: 132, Port: 65535, PortTo: 65535})},
 		{Name: "s4", Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(ruleset.Elem{From: a4, To: a4, Proto: 6, Port: 80, PortTo: 80}, ruleset.Elem{From: a4, To: a4, Proto: 17, Port: 53, PortTo: 53})},
 		{Name: "s6", Type: ruleset.TypeIPv6Port, Elems: ruleset.ElemsOf(ruleset.Elem{From: a6, To: a6, Proto: 132, Port: 7, PortTo: 7})},
-	}, Maps: []ruleset.Map{
+	}, Maps: []*ruleset.Map{
 		{Name: "m4", Type: ruleset.TypeIPv4, Entries: []ruleset.Entry{{Key: one(a4), Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "x/y"}}, {Key: one(b4), Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}},
 		{Name: "m6", Type: ruleset.TypeIPv6, Entries: []ruleset.Entry{{Key: one(a6), Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x/y"}}, {Key: one(b6), Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}},
 		{Name: "mi", Type: ruleset.TypeIface, Entries: []ruleset.Entry{{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Return}}}},
@@ -304,9 +304,9 @@ func everyRule() *ruleset.Table {
 		}
 		rules = append(rules, ruleset.Rule{Matches: []ruleset.Match{proto(6)}, Verdict: v})
 	}
-	t.Chains = []ruleset.Chain{{Name: "every", Rules: rules}, {Name: "x/y"}}
+	t.Chains = []*ruleset.Chain{{Name: "every", Rules: rules}, {Name: "x/y"}}
 	for _, h := range []string{"prerouting", "output"} {
-		t.Chains = append(t.Chains, ruleset.Chain{Name: "raw-" + h, Hook: h, Priority: -300, Rules: []ruleset.Rule{
+		t.Chains = append(t.Chains, &ruleset.Chain{Name: "raw-" + h, Hook: h, Priority: -300, Rules: []ruleset.Rule{
 			{NoTrack: true}, untracked,
 			{Matches: []ruleset.Match{proto(6)}, Counter: true, Mark: &ruleset.SetMark{Set: 1}, NoTrack: true, Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}})
 	}
@@ -315,9 +315,9 @@ func everyRule() *ruleset.Table {
 		if h == "postrouting" { // where the kernel has no reject
 			to = "x/y"
 		}
-		t.Chains = append(t.Chains, ruleset.Chain{Name: h, Hook: h, Priority: i - 20, Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: to}}}})
+		t.Chains = append(t.Chains, &ruleset.Chain{Name: h, Hook: h, Priority: i - 20, Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: to}}}})
 	}
-	slices.SortFunc(t.Chains, func(a, b ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(t.Chains, func(a, b *ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
 	return t
 }
 
@@ -343,8 +343,8 @@ func TestEveryKeyTypeAndVerdict(t *testing.T) {
 
 func small(port uint16, extra ...ruleset.Elem) *ruleset.Table {
 	return &ruleset.Table{Name: ruleset.DefaultTable,
-		Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(extra...)}},
-		Chains: []ruleset.Chain{{Name: "out", Hook: "output", Priority: -20, Rules: []ruleset.Rule{{ID: "the port", Counter: true,
+		Sets: []*ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(extra...)}},
+		Chains: []*ruleset.Chain{{Name: "out", Hook: "output", Priority: -20, Rules: []ruleset.Rule{{ID: "the port", Counter: true,
 			Matches: []ruleset.Match{{Key: ruleset.KeyL4Proto, Elem: ruleset.Elem{Num: 17}}, {Key: ruleset.KeyDPort, Elem: ruleset.Elem{Port: port, PortTo: port}}},
 			Verdict: ruleset.Verdict{Kind: ruleset.Drop}}}}}}
 }
@@ -463,12 +463,12 @@ func TestForeignTableIsReplaced(t *testing.T) {
 // refused are tables that only the kernel knows to be wrong.
 func refused() map[string]*ruleset.Table {
 	circle, toBase := small(2), small(2)
-	circle.Sets = append(circle.Sets, ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: ruleset.ElemsOf(ruleset.Elem{Port: 1, PortTo: 1})})
+	circle.Sets = append(circle.Sets, &ruleset.Set{Name: "t", Type: ruleset.TypePort, Elems: ruleset.ElemsOf(ruleset.Elem{Port: 1, PortTo: 1})})
 	circle.Chains = append(circle.Chains,
-		ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "y"}}}},
-		ruleset.Chain{Name: "y", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}}}})
+		&ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "y"}}}},
+		&ruleset.Chain{Name: "y", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}}}})
 	circle.Chains[0].Rules = append(circle.Chains[0].Rules, ruleset.Rule{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "x"}})
-	toBase.Chains = append(toBase.Chains, ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "out"}}}})
+	toBase.Chains = append(toBase.Chains, &ruleset.Chain{Name: "x", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "out"}}}})
 	return map[string]*ruleset.Table{"a circle of jumps": circle, "a jump to a base chain": toBase}
 }
 
@@ -527,10 +527,10 @@ func TestLargeSets(t *testing.T) {
 		return out
 	}
 	with := func(n int) *ruleset.Table {
-		return &ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{{Name: "x"}},
-			Sets: []ruleset.Set{{Name: "concat", Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(concat[:n]...)}, {Name: "hash", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(hash[:n]...)},
+		return &ruleset.Table{Name: ruleset.DefaultTable, Chains: []*ruleset.Chain{{Name: "x"}},
+			Sets: []*ruleset.Set{{Name: "concat", Type: ruleset.TypeIPv4Port, Elems: ruleset.ElemsOf(concat[:n]...)}, {Name: "hash", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(hash[:n]...)},
 				{Name: "ranges", Type: ruleset.TypeIPv4, Interval: true, Elems: ruleset.ElemsOf(ranges[:n]...)}},
-			Maps: []ruleset.Map{{Name: "map", Type: ruleset.TypeIPv4, Entries: entries(hash[:n])}}}
+			Maps: []*ruleset.Map{{Name: "map", Type: ruleset.TypeIPv4, Entries: entries(hash[:n])}}}
 	}
 	inNamespace(t, func() {
 		c := open()
@@ -561,7 +561,7 @@ func mayEnlargeBuffers() bool {
 // A set may outgrow the size that it was made with, little by little or at once.
 func TestSetsOutgrowTheirSize(t *testing.T) {
 	of := func(from, n int) *ruleset.Table {
-		t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4}}, Maps: []ruleset.Map{{Name: "m", Type: ruleset.TypeIPv4}}}
+		t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []*ruleset.Set{{Name: "s", Type: ruleset.TypeIPv4}}, Maps: []*ruleset.Map{{Name: "m", Type: ruleset.TypeIPv4}}}
 		var elems []ruleset.Elem
 		for i := range n {
 			a := netip.AddrFrom4([4]byte{10, byte((from + i) >> 16), byte((from + i) >> 8), byte(from + i)})

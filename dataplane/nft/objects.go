@@ -46,13 +46,13 @@ func chainKind(c *ruleset.Chain) kind { return kind{hook: c.Hook, priority: c.Pr
 func kinds(t *ruleset.Table) map[ref]kind {
 	out := make(map[ref]kind, len(t.Sets)+len(t.Maps)+len(t.Chains))
 	for i := range t.Sets {
-		out[ref{false, t.Sets[i].Name}] = setKind(&t.Sets[i])
+		out[ref{false, t.Sets[i].Name}] = setKind(t.Sets[i])
 	}
 	for i := range t.Maps {
-		out[ref{false, t.Maps[i].Name}] = mapKind(&t.Maps[i])
+		out[ref{false, t.Maps[i].Name}] = mapKind(t.Maps[i])
 	}
 	for i := range t.Chains {
-		out[ref{true, t.Chains[i].Name}] = chainKind(&t.Chains[i])
+		out[ref{true, t.Chains[i].Name}] = chainKind(t.Chains[i])
 	}
 	return out
 }
@@ -123,7 +123,7 @@ func learn(t *ruleset.Table) *objects {
 		o.nodes[r] = newNode(k)
 	}
 	for i := range t.Maps {
-		o.count(&t.Maps[i], (*node).link)
+		o.count(t.Maps[i], (*node).link)
 	}
 	for i := range t.Chains {
 		o.rules(o.nodes[ref{true, t.Chains[i].Name}], t.Chains[i].Rules)
@@ -322,10 +322,10 @@ func rulesOf(t *ruleset.Table, name string) []ruleset.Rule {
 }
 
 // byName finds the object of the name in a list that is sorted by name; where it is not, it may find none, which has nothing.
-func byName[T any](all []T, name string, nameOf func(*T) string) (found T) {
-	i := sort.Search(len(all), func(i int) bool { return nameOf(&all[i]) >= name })
-	if i < len(all) && nameOf(&all[i]) == name {
-		found = all[i]
+func byName[T any](all []*T, name string, nameOf func(*T) string) (found T) {
+	i := sort.Search(len(all), func(i int) bool { return nameOf(all[i]) >= name })
+	if i < len(all) && nameOf(all[i]) == name {
+		found = *all[i]
 	}
 	return found
 }

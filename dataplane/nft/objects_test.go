@@ -89,12 +89,12 @@ var spoils = []struct {
 	}},
 	{"an entry leads elsewhere", true, func(rt *rapid.T, t *ruleset.Table) {
 		one(rt, t.Maps, func(m *ruleset.Map) {
-			one(rt, m.Entries, func(e *ruleset.Entry) { e.Verdict = ruleset.Verdict{Kind: ruleset.Goto, Chain: anyChain(rt, t)} })
+			one(rt, each(m.Entries), func(e *ruleset.Entry) { e.Verdict = ruleset.Verdict{Kind: ruleset.Goto, Chain: anyChain(rt, t)} })
 		})
 	}},
 	{"an entry rejects", true, func(rt *rapid.T, t *ruleset.Table) {
 		one(rt, t.Maps, func(m *ruleset.Map) {
-			one(rt, m.Entries, func(e *ruleset.Entry) { e.Verdict = ruleset.Verdict{Kind: ruleset.Reject} })
+			one(rt, each(m.Entries), func(e *ruleset.Entry) { e.Verdict = ruleset.Verdict{Kind: ruleset.Reject} })
 		})
 	}},
 	{"a new jump", true, added(func(rt *rapid.T, t *ruleset.Table) ruleset.Rule {
@@ -117,7 +117,7 @@ var spoils = []struct {
 	}},
 	{"a long name", true, func(rt *rapid.T, t *ruleset.Table) {
 		one(rt, t.Chains, func(c *ruleset.Chain) { c.Name = strings.Repeat("x", draw(rt, "length", 127, 128)) })
-		slices.SortFunc(t.Chains, func(a, b ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
+		slices.SortFunc(t.Chains, func(a, b *ruleset.Chain) int { return strings.Compare(a.Name, b.Name) })
 	}},
 }
 
@@ -136,10 +136,18 @@ func anyChain(rt *rapid.T, t *ruleset.Table) string {
 }
 
 // one of them, if there is any, is given to f.
-func one[T any](rt *rapid.T, all []T, f func(*T)) {
+func one[T any](rt *rapid.T, all []*T, f func(*T)) {
 	if len(all) > 0 {
-		f(&all[rapid.IntRange(0, len(all)-1).Draw(rt, "which")])
+		f(all[rapid.IntRange(0, len(all)-1).Draw(rt, "which")])
 	}
+}
+
+// each gives where each of a list is.
+func each[T any](all []T) (out []*T) {
+	for i := range all {
+		out = append(out, &all[i])
+	}
+	return out
 }
 
 func without[T any](rt *rapid.T, all []T) []T {
@@ -167,14 +175,14 @@ func swapped[T any](rt *rapid.T, all []T) {
 
 func copied(t *ruleset.Table) *ruleset.Table {
 	out := &ruleset.Table{Name: t.Name, Sets: slices.Clone(t.Sets), Maps: slices.Clone(t.Maps), Chains: slices.Clone(t.Chains)}
-	for i := range out.Sets {
-		out.Sets[i].Elems = ruleset.ElemsOf(slices.Clone(out.Sets[i].Elems.Slice())...)
+	for i, s := range out.Sets {
+		out.Sets[i] = &ruleset.Set{Name: s.Name, Type: s.Type, Interval: s.Interval, Elems: ruleset.ElemsOf(slices.Clone(s.Elems.Slice())...)}
 	}
-	for i := range out.Maps {
-		out.Maps[i].Entries = slices.Clone(out.Maps[i].Entries)
+	for i, m := range out.Maps {
+		out.Maps[i] = &ruleset.Map{Name: m.Name, Type: m.Type, Entries: slices.Clone(m.Entries)}
 	}
-	for i := range out.Chains {
-		out.Chains[i].Rules = slices.Clone(out.Chains[i].Rules)
+	for i, c := range out.Chains {
+		out.Chains[i] = &ruleset.Chain{Name: c.Name, Hook: c.Hook, Priority: c.Priority, Rules: slices.Clone(c.Rules)}
 	}
 	return out
 }

@@ -16,11 +16,11 @@ const trackingPriority = -200
 func places(t *ruleset.Table) error {
 	chains := make(map[string]*ruleset.Chain, len(t.Chains))
 	for i := range t.Chains {
-		chains[t.Chains[i].Name] = &t.Chains[i]
+		chains[t.Chains[i].Name] = t.Chains[i]
 	}
 	next := ways(t)
 	for i := range t.Chains {
-		base := &t.Chains[i]
+		base := t.Chains[i]
 		if base.Hook == "" {
 			continue
 		}

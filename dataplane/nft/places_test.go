@@ -34,10 +34,10 @@ func TestPlaces(t *testing.T) {
 		{"postrouting", -300, untracked, "notrack is for"},
 	} {
 		for way, rules := range ways(test.rule) {
-			table := &ruleset.Table{Name: ruleset.DefaultTable, Chains: []ruleset.Chain{
+			table := &ruleset.Table{Name: ruleset.DefaultTable, Chains: []*ruleset.Chain{
 				{Name: "base", Hook: test.hook, Priority: test.priority, Rules: rules}, {Name: "far", Rules: []ruleset.Rule{test.rule}},
 				{Name: "near", Rules: []ruleset.Rule{{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: "far"}}}}},
-				Maps: []ruleset.Map{{Name: "m", Type: ruleset.TypeIface, Entries: []ruleset.Entry{
+				Maps: []*ruleset.Map{{Name: "m", Type: ruleset.TypeIface, Entries: []ruleset.Entry{
 					{Key: ruleset.Elem{Iface: "eth0"}, Verdict: ruleset.Verdict{Kind: ruleset.Goto, Chain: "near"}}}}}}
 			err := nft.Check(table)
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
@@ -115,10 +115,10 @@ func TestWordsDoWhatTheySay(t *testing.T) {
 			c := open()
 			defer c.Close()
 			lo := addrs("127.0.0.1")[0]
-			_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{
+			_, err := c.Apply(&ruleset.Table{Name: ruleset.DefaultTable, Sets: []*ruleset.Set{
 				{Name: "lo", Type: ruleset.TypeIfaceIPv4, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "lo", From: lo, To: lo})},
 				{Name: "other", Type: ruleset.TypeIfaceIPv4, Elems: ruleset.ElemsOf(ruleset.Elem{Iface: "eth0", From: lo, To: lo})},
-			}, Chains: []ruleset.Chain{
+			}, Chains: []*ruleset.Chain{
 				{Name: "in", Hook: "input", Rules: append(test.in, rest)},
 				{Name: "out", Hook: "output", Priority: -300, Rules: untrackedToo(test.raw)},
 				{Name: "raw", Hook: "prerouting", Priority: -300, Rules: test.raw},

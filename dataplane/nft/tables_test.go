@@ -130,10 +130,10 @@ func (g *tables) table(rt *rapid.T) *ruleset.Table {
 		typ := draw(rt, "type", allTypes()...)
 		if rapid.Bool().Draw(rt, "map") {
 			g.count("map of", typ)
-			t.Maps = append(t.Maps, ruleset.Map{Name: name, Type: typ, Entries: g.entries(rt, typ, leaves)})
+			t.Maps = append(t.Maps, &ruleset.Map{Name: name, Type: typ, Entries: g.entries(rt, typ, leaves)})
 			continue
 		}
-		s := ruleset.Set{Name: name, Type: typ, Interval: hasIntervals(typ) && rapid.Bool().Draw(rt, "interval")}
+		s := &ruleset.Set{Name: name, Type: typ, Interval: hasIntervals(typ) && rapid.Bool().Draw(rt, "interval")}
 		g.count("set of", fmt.Sprint(typ, s.Interval))
 		s.Elems = ruleset.ElemsOf(elems(rt, typ, s.Interval)...)
 		t.Sets = append(t.Sets, s)
@@ -141,14 +141,14 @@ func (g *tables) table(rt *rapid.T) *ruleset.Table {
 	names := some(rt, []string{"c0", "c1", "c2", "c3"})
 	plain := slices.Clone(leaves)
 	for i := len(names) - 1; i >= 0; i-- {
-		c := ruleset.Chain{Name: names[i]}
+		c := &ruleset.Chain{Name: names[i]}
 		if rapid.Bool().Draw(rt, "base") {
 			c.Hook = draw(rt, "hook", "prerouting", "input", "forward", "output", "postrouting")
 			c.Priority = draw(rt, "priority", -400, -20, 0, 7)
 			g.count("hook", c.Hook)
 		}
 		for range rapid.IntRange(0, 4).Draw(rt, "rules") {
-			c.Rules = append(c.Rules, g.rule(rt, t, plain, &c))
+			c.Rules = append(c.Rules, g.rule(rt, t, plain, c))
 		}
 		if c.Hook == "" {
 			plain = append(plain, c.Name)
@@ -156,7 +156,7 @@ func (g *tables) table(rt *rapid.T) *ruleset.Table {
 		t.Chains = slices.Insert(t.Chains, 0, c)
 	}
 	for _, l := range leaves {
-		t.Chains = append(t.Chains, ruleset.Chain{Name: l, Rules: []ruleset.Rule{{ID: "leaf", Counter: true}}})
+		t.Chains = append(t.Chains, &ruleset.Chain{Name: l, Rules: []ruleset.Rule{{ID: "leaf", Counter: true}}})
 	}
 	return t
 }
@@ -195,7 +195,7 @@ func (g *tables) rule(rt *rapid.T, t *ruleset.Table, chains []string, in *rulese
 		g.count("notrack in", in.Hook)
 	}
 	if i := rapid.IntRange(-1, len(t.Maps)-1).Draw(rt, "vmap"); i >= 0 {
-		return g.lookup(rt, r, &t.Maps[i])
+		return g.lookup(rt, r, t.Maps[i])
 	}
 	r.Verdict.Kind = draw(rt, "verdict", ruleset.Continue, ruleset.Accept, ruleset.Drop, ruleset.Return, ruleset.Reject, ruleset.Jump, ruleset.Goto)
 	switch r.Verdict.Kind {
@@ -314,7 +314,7 @@ func protocol(k ruleset.Key) ruleset.Match {
 func (g *tables) match(rt *rapid.T, t *ruleset.Table) (out []ruleset.Match) {
 	m := ruleset.Match{Not: rapid.Bool().Draw(rt, "not")}
 	if len(t.Sets) > 0 && rapid.Bool().Draw(rt, "set") {
-		s := &t.Sets[rapid.IntRange(0, len(t.Sets)-1).Draw(rt, "which")]
+		s := t.Sets[rapid.IntRange(0, len(t.Sets)-1).Draw(rt, "which")]
 		m.Set, m.Key = s.Name, draw(rt, "key", keysOf[s.Type]...)
 	} else {
 		m.Key, m.Elem = value(rt)

@@ -277,11 +277,11 @@ func (p *Plan) Policy(ref v3.Ref) *Policy {
 
 // Set that a rule names, or nil.
 func (p *Plan) Set(id string) *Set {
-	i, ok := slices.BinarySearchFunc(p.Sets, id, func(s Set, id string) int { return strings.Compare(s.ID, id) })
+	i, ok := slices.BinarySearchFunc(p.Sets, id, func(s *Set, id string) int { return strings.Compare(s.ID, id) })
 	if !ok {
 		return nil
 	}
-	return &p.Sets[i]
+	return p.Sets[i]
 }
 
 // Workload that has an address, or nil.

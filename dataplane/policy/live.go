@@ -19,7 +19,7 @@ type liveSet struct {
 
 	by    *builder // of a set of Nodes: when it was made
 	slice int      // of a service's: after how many changes of slices
-	value Set
+	value *Set     // of now, or nil when that has to be made anew
 }
 
 // counted is elements that several members may give.
@@ -88,6 +88,7 @@ func (s *setSpec) share(m *member) (g share) {
 }
 
 func (l *liveSet) add(m *member) {
+	l.value = nil
 	g := l.spec.share(m)
 	for _, a := range g.addrs {
 		l.addrs.add(a)
@@ -102,6 +103,7 @@ func (l *liveSet) add(m *member) {
 }
 
 func (l *liveSet) remove(m *member) {
+	l.value = nil
 	g := l.spec.share(m)
 	for _, a := range g.addrs {
 		l.addrs.remove(a)
@@ -156,7 +158,7 @@ func (l *liveSet) fill(members iter.Seq[*member], selected func(*member) bool) {
 }
 
 // set is the value of now.
-func (l *liveSet) set() Set {
-	return Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: l.staged,
+func (l *liveSet) set() *Set {
+	return &Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: l.staged,
 		Addrs: l.addrs.elems, Ports: l.ports.elems, Nets: l.net}
 }

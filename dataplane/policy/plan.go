@@ -13,7 +13,7 @@ type Plan struct {
 	Node      string     // "" for the plan of all nodes
 	Endpoints []Endpoint // by Ref
 	Policies  []Policy   // all that a guard names, by Ref
-	Sets      []Set      // all that a rule names, by ID
+	Sets      []*Set     // all that a rule names, by ID
 	Hosts     []Host     // by name
 
 	// Notes are what about the objects together is not as their authors may think.
@@ -247,9 +247,4 @@ func HasPorts(proto uint8) bool {
 // from a third, by changes that touch nothing else. Others may be alike all the same.
 func (p *Plan) SameRules(o *Plan) bool {
 	return p.Node == o.Node && p.rules != nil && p.rules == o.rules
-}
-
-// Same tells at once whether two sets have the same members, as Sorted.Same does.
-func (s *Set) Same(o *Set) bool {
-	return s.Addrs.Same(o.Addrs) && s.Ports.Same(o.Ports) && same(s.Nets, o.Nets)
 }

@@ -50,7 +50,7 @@ func (b *builder) sets() {
 		b.order()
 	}
 	next := *b.plan
-	next.Sets = make([]Set, len(b.ordered))
+	next.Sets = make([]*Set, len(b.ordered))
 	for i, l := range b.ordered {
 		next.Sets[i] = b.set(l)
 	}
@@ -144,18 +144,17 @@ func (b *builder) among(s *selector.Selector) iter.Seq[*member] {
 	return maps.Values(b.index.members)
 }
 
-func (b *builder) set(l *liveSet) Set {
-	switch {
-	case l.spec.ofMembers():
-		return l.set()
-	case l.by == b && l.slice == b.index.slices && l.value.Staged == l.staged:
+func (b *builder) set(l *liveSet) *Set {
+	if l.value != nil && l.value.Staged == l.staged && (l.spec.ofMembers() || l.by == b && l.slice == b.index.slices) {
 		return l.value
 	}
-	l.by, l.slice, l.value = b, b.index.slices, l.set()
-	if l.spec.nodes != nil {
-		b.nodeMembers(l.spec, &l.value)
-	} else {
-		b.serviceMembers(l.spec, &l.value)
+	l.value = l.set()
+	switch l.by, l.slice = b, b.index.slices; {
+	case l.spec.ofMembers():
+	case l.spec.nodes != nil:
+		b.nodeMembers(l.spec, l.value)
+	default:
+		b.serviceMembers(l.spec, l.value)
 	}
 	return l.value
 }

@@ -48,7 +48,7 @@ func (k *Compiler) whole(p *policy.Plan) *Table {
 		t.Maps = append(t.Maps, c.maps[name].sorted())
 	}
 	for _, name := range sortedNames(c.chains) {
-		t.Chains = append(t.Chains, *c.chains[name])
+		t.Chains = append(t.Chains, c.chains[name])
 	}
 	return t
 }
@@ -507,17 +507,17 @@ func (m *mapping) add(key Elem, v Verdict) {
 	}
 }
 
-func (m *mapping) sorted() Map {
+func (m *mapping) sorted() *Map {
 	slices.SortFunc(m.Entries, func(a, b Entry) int { return a.Key.Compare(b.Key) })
-	return m.Map
+	return &m.Map
 }
 
-func (s *gathering) sorted() Set {
+func (s *gathering) sorted() *Set {
 	if len(s.gathered) > 0 {
 		slices.SortFunc(s.gathered, Elem.Compare)
 		s.Elems = ElemsOf(slices.Compact(s.gathered)...)
 	}
-	return s.Set
+	return &s.Set
 }
 
 // Compare orders elements as they are printed.

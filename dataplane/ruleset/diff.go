@@ -74,23 +74,26 @@ type differ struct {
 }
 
 // pairs walks two lists that are in order, and shows what of one is in the other: both, or one and nil.
-func pairs[T any](have, want []T, order func(a, b *T) int, show func(have, want *T)) {
+func pairs[T any](have, want []*T, order func(a, b *T) int, show func(have, want *T)) {
 	for len(have) > 0 || len(want) > 0 {
 		c := 0
 		switch {
+		case len(have) > 0 && len(want) > 0 && have[0] == want[0]: // shared, and so the same
+			have, want = have[1:], want[1:]
+			continue
 		case len(have) == 0:
 			c = 1
 		case len(want) == 0:
 			c = -1
 		default:
-			c = order(&have[0], &want[0])
+			c = order(have[0], want[0])
 		}
 		var h, w *T
 		if c <= 0 {
-			h, have = &have[0], have[1:]
+			h, have = have[0], have[1:]
 		}
 		if c >= 0 {
-			w, want = &want[0], want[1:]
+			w, want = want[0], want[1:]
 		}
 		show(h, w)
 	}

@@ -35,13 +35,13 @@ type interpreter struct {
 func newInterpreter(t *ruleset.Table) *interpreter {
 	in := &interpreter{sets: map[string]*ruleset.Set{}, maps: map[string]*ruleset.Map{}, chains: map[string]*ruleset.Chain{}}
 	for i := range t.Sets {
-		in.sets[t.Sets[i].Name] = &t.Sets[i]
+		in.sets[t.Sets[i].Name] = t.Sets[i]
 	}
 	for i := range t.Maps {
-		in.maps[t.Maps[i].Name] = &t.Maps[i]
+		in.maps[t.Maps[i].Name] = t.Maps[i]
 	}
 	for i := range t.Chains {
-		c := &t.Chains[i]
+		c := t.Chains[i]
 		in.chains[c.Name] = c
 		if c.Hook != "" {
 			in.base = append(in.base, c)

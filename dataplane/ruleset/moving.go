@@ -63,11 +63,14 @@ func (c *Compiler) moved(p *policy.Plan) (*Table, []Change) {
 	next := *c.table
 	shared := true // the list of sets, with the last table
 	for i := range p.Sets {
-		s, was := &p.Sets[i], &c.last.Sets[i]
+		s, was := p.Sets[i], c.last.Sets[i]
+		if s == was {
+			continue
+		}
 		if s.ID != was.ID || s.Staged != was.Staged {
 			return nil, nil
 		}
-		if s.Staged || s.Same(was) {
+		if s.Staged {
 			continue
 		}
 		if !sameNets(s.Nets, was.Nets) {
@@ -80,10 +83,12 @@ func (c *Compiler) moved(p *policy.Plan) (*Table, []Change) {
 				continue
 			}
 			if shared {
-				next.Sets, shared = append([]Set(nil), next.Sets...), false
+				next.Sets, shared = slices.Clone(next.Sets), false
 			}
-			set := find(next.Sets, m.name(&families[j]))
+			at := find(next.Sets, m.name(&families[j]))
+			set := *next.Sets[at]
 			set.Elems = m.elems[j]
+			next.Sets[at] = &set
 			gone, come = append(gone, set.part(Delete, left)...), append(come, set.part(Add, joined)...)
 		}
 		m.of = *s
@@ -154,7 +159,7 @@ func sameNets(a, b []netip.Prefix) bool { return len(a) == len(b) && (len(a) == 
 // coming and going touches no rule; it has intervals only while a network set is among its members.
 func (c *compiler) planSets() {
 	for i := range c.plan.Sets {
-		s := &c.plan.Sets[i]
+		s := c.plan.Sets[i]
 		if s.Staged {
 			continue
 		}
@@ -190,7 +195,7 @@ func (c *compiler) forgetSets() {
 }
 
 // find the set of the name, which is there.
-func find(sets []Set, name string) *Set {
-	i, _ := slices.BinarySearchFunc(sets, name, func(s Set, name string) int { return strings.Compare(s.Name, name) })
-	return &sets[i]
+func find(sets []*Set, name string) int {
+	i, _ := slices.BinarySearchFunc(sets, name, func(s *Set, name string) int { return strings.Compare(s.Name, name) })
+	return i
 }

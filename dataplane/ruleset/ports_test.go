@@ -134,7 +134,7 @@ func TestPodsChangeSetsOnly(t *testing.T) {
 	if len(changes) == 0 {
 		t.Error("the pod is in no set")
 	}
-	if !slices.ContainsFunc(before.Maps, func(m ruleset.Map) bool { return m.Type == ruleset.TypeProtoPort }) {
+	if !slices.ContainsFunc(before.Maps, func(m *ruleset.Map) bool { return m.Type == ruleset.TypeProtoPort }) {
 		t.Error("the table has no map by port")
 	}
 }

@@ -182,14 +182,15 @@ type machine struct {
 func newMachine(t *rapid.T, have *ruleset.Table) *machine {
 	m := &machine{t, map[string]*ruleset.Set{}, map[string]*ruleset.Map{}, map[string]*ruleset.Chain{}}
 	for _, s := range have.Sets {
-		m.sets[s.Name] = &s
+		own := *s
+		m.sets[s.Name] = &own
 	}
 	for _, x := range have.Maps {
-		x.Entries = slices.Clone(x.Entries)
-		m.maps[x.Name] = &x
+		m.maps[x.Name] = &ruleset.Map{Name: x.Name, Type: x.Type, Entries: slices.Clone(x.Entries)}
 	}
 	for _, c := range have.Chains {
-		m.chains[c.Name] = &c
+		own := *c
+		m.chains[c.Name] = &own
 	}
 	return m
 }
@@ -320,16 +321,15 @@ func (m *machine) unnamed(name string) {
 func (m *machine) table(name string) *ruleset.Table {
 	t := &ruleset.Table{Name: name}
 	for _, k := range slices.Sorted(maps.Keys(m.sets)) {
-		s := *m.sets[k]
-		t.Sets = append(t.Sets, s)
+		t.Sets = append(t.Sets, m.sets[k])
 	}
 	for _, k := range slices.Sorted(maps.Keys(m.maps)) {
-		x := *m.maps[k]
+		x := m.maps[k]
 		slices.SortFunc(x.Entries, func(a, b ruleset.Entry) int { return a.Key.Compare(b.Key) })
 		t.Maps = append(t.Maps, x)
 	}
 	for _, k := range slices.Sorted(maps.Keys(m.chains)) {
-		t.Chains = append(t.Chains, *m.chains[k])
+		t.Chains = append(t.Chains, m.chains[k])
 	}
 	return t
 }

@@ -8,12 +8,13 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// Table is one nftables table of family inet. Everything in it is sorted by name; a chain's rules are in order.
+// Table is one nftables table of family inet. Everything in it is sorted by name; a chain's rules are in order. It is
+// read-only: tables share what they have in common.
 type Table struct {
 	Name   string
-	Sets   []Set
-	Maps   []Map
-	Chains []Chain
+	Sets   []*Set
+	Maps   []*Map
+	Chains []*Chain
 }
 
 // Set is a named set. Its elements do not overlap. A table of the next plan shares most of them with this one.

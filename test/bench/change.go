@@ -37,7 +37,9 @@ var steps = []struct {
 	{"an own pod comes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn), false }},
 	{"an own pod is relabelled", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), false }},
 	{"an own pod goes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), true }},
-	{"a policy is edited", func(n *liveNode, turn int) (client.Object, bool) { return n.policy(turn%n.policies, 1080-turn%2), false }},
+	{"a policy is edited", func(n *liveNode, turn int) (client.Object, bool) {
+		return n.policy(turn%n.policies, 1080-turn%2), false
+	}},
 }
 
 // liveNode is a node's index, compiler and kernel.

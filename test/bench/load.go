@@ -146,7 +146,7 @@ func inNewNamespace(f func() error) (ms float64, err error) {
 
 // ruleTable has so many rules of the form that policies have, in so many chains.
 func ruleTable(rules, chains int) *ruleset.Table {
-	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(addresses(10, false)...)}}}
+	t := &ruleset.Table{Name: ruleset.DefaultTable, Sets: []*ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Elems: ruleset.ElemsOf(addresses(10, false)...)}}}
 	for i := range chains {
 		c := ruleset.Chain{Name: fmt.Sprintf("policy/gnp/number-%06d/ingress", i)}
 		for j := range rules / chains {
@@ -157,14 +157,14 @@ func ruleTable(rules, chains int) *ruleset.Table {
 					{Key: ruleset.KeyDPort, Elem: ruleset.Elem{Port: port, PortTo: port}},
 					{Key: ruleset.KeyIPSAddr, Set: "addr4-peers"}}})
 		}
-		t.Chains = append(t.Chains, c)
+		t.Chains = append(t.Chains, &c)
 	}
 	return t
 }
 
 func setTable(n int, interval bool) *ruleset.Table {
 	return &ruleset.Table{Name: ruleset.DefaultTable,
-		Sets: []ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Interval: interval, Elems: ruleset.ElemsOf(addresses(n, interval)...)}}}
+		Sets: []*ruleset.Set{{Name: "addr4-peers", Type: ruleset.TypeIPv4, Interval: interval, Elems: ruleset.ElemsOf(addresses(n, interval)...)}}}
 }
 
 // addresses are n of 10.0.0.0/8 that do not touch, or as many pairs of neighbours.
