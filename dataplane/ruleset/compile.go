@@ -32,39 +32,62 @@ const (
 	priorityForwardOut = -10
 )
 
-// whole expresses a plan all anew, but for the elements of its sets. See dataplane/README.md for the packet's way through the table.
+// whole expresses a plan from the rules up; only guards whose policies the last plan had as well, and sets, are taken from there. See
+// dataplane/README.md for the packet's way through the table.
 func (k *Compiler) whole(p *policy.Plan) *Table {
-	c := &compiler{Compiler: k, plan: p, settings: p.Settings[p.Node], sets: map[string]*gathering{}, maps: map[string]*mapping{},
-		chains: map[string]*Chain{}, any: map[string]Verdict{}, guarded: map[string]bool{}, named: map[guardKey]guardName{}}
-	c.planSets()
+	c := &compiler{Compiler: k, objects: newObjects(), made: newObjects(), plan: p, settings: p.Settings[p.Node],
+		any: map[string]Verdict{}, guarded: map[string]bool{}, named: map[guardKey]guardName{}, used: map[string]bool{}}
+	moving := c.planSets()
 	c.endpoints()
 	c.baseChains()
-	k.guards = c.named
-	t := &Table{Name: cmp.Or(k.options.Table, DefaultTable)}
-	for _, name := range sortedNames(c.sets) {
-		t.Sets = append(t.Sets, c.sets[name].sorted())
-	}
-	for _, name := range sortedNames(c.maps) {
-		t.Maps = append(t.Maps, c.maps[name].sorted())
-	}
-	for _, name := range sortedNames(c.chains) {
-		t.Chains = append(t.Chains, c.chains[name])
-	}
-	return t
+	k.names = c.named
+	c.keep()
+	sets, maps, chains := c.finished()
+	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(moving, k.guards.sets.list, setName), sets, setName),
+		Maps: merge(maps, k.guards.maps.list, mapName), Chains: merge(chains, k.guards.chains.list, chainName)}
 }
 
 // compiler is one Table in the making.
 type compiler struct {
 	*Compiler
+	*objects          // what is being made: of the base chains, or of a guard
+	made     *objects // of guards
 	plan     *policy.Plan
 	settings policy.Settings
-	sets     map[string]*gathering
-	maps     map[string]*mapping
-	chains   map[string]*Chain
 	any      map[string]Verdict // by base chain: to the guard of the host endpoint for all interfaces
 	guarded  map[string]bool    // the base chains at which a host endpoint guards
 	named    map[guardKey]guardName
+	used     map[string]bool // the guards, by name
 }
+
+// objects are sets, maps and chains in the making, by name.
+type objects struct {
+	sets   map[string]*gathering
+	maps   map[string]*mapping
+	chains map[string]*Chain
+}
+
+func newObjects() *objects {
+	return &objects{map[string]*gathering{}, map[string]*mapping{}, map[string]*Chain{}}
+}
+
+// finished gives them in order.
+func (o *objects) finished() (sets []*Set, maps []*Map, chains []*Chain) {
+	for _, name := range sortedNames(o.sets) {
+		sets = append(sets, o.sets[name].sorted())
+	}
+	for _, name := range sortedNames(o.maps) {
+		maps = append(maps, o.maps[name].sorted())
+	}
+	for _, name := range sortedNames(o.chains) {
+		chains = append(chains, o.chains[name])
+	}
+	return sets, maps, chains
+}
+
+func setName(s *Set) string     { return s.Name }
+func mapName(m *Map) string     { return m.Name }
+func chainName(c *Chain) string { return c.Name }
 
 // gathering is a set in the making: what is gathered is put into its elements in the end, in order and once.
 type gathering struct {
@@ -310,11 +333,13 @@ type mode struct {
 	deny   VerdictKind
 }
 
-var dropping = mode{"", Drop}
+var dropping = mode{suffixes[0], Drop}
+
+var suffixes = [...]string{"", "/reject"}
 
 func (c *compiler) denying() mode {
 	if c.settings.Reject {
-		return mode{"/reject", Reject}
+		return mode{suffixes[1], Reject}
 	}
 	return dropping
 }
@@ -322,9 +347,14 @@ func (c *compiler) denying() mode {
 // guard makes the chain of a guard, once for all endpoints that have the same tiers with the same policies.
 func (c *compiler) guard(g *policy.Guard, m mode) string {
 	name := c.guardName(g, m)
-	if c.chains[name] != nil {
+	if c.used[name] {
 		return name
 	}
+	if c.used[name] = true; c.guardKept(name) {
+		return name
+	}
+	defer func(outer *objects) { c.objects = outer }(c.objects)
+	c.objects = c.made
 	chain := &Chain{Name: name}
 	c.chains[name] = chain
 	if g.Stage != policy.Untracked && !c.settings.KeepInvalid {
@@ -350,7 +380,7 @@ func (c *compiler) guardName(g *policy.Guard, m mode) string {
 	at := guardKey{&g.Tiers[0], g.Direction}
 	known, ok := c.named[at]
 	if !ok {
-		known, ok = c.guards[at]
+		known, ok = c.names[at]
 	}
 	if !ok || len(known.tiers) != len(g.Tiers) {
 		known = guardName{g.Tiers, "guard/" + g.Direction.String() + "/" + hash(g.Tiers)}
@@ -412,7 +442,7 @@ func endOfTier(t *policy.Tier, d policy.Direction) RuleID {
 }
 
 func (c *compiler) policyChain(p *policy.Policy, d policy.Direction, m mode) string {
-	name := chainName(p) + "/" + d.String() + m.suffix
+	name := policyName(p) + "/" + d.String() + m.suffix
 	if c.chains[name] == nil {
 		c.chains[name] = &Chain{Name: name, Rules: c.byPort(c.ruleSteps(p, d, m))}
 	}
@@ -424,8 +454,8 @@ const (
 	maxComment   = 128
 )
 
-// chainName is short kind, namespace and name, as users know the policy; cut with a hash when nft could not hold it.
-func chainName(p *policy.Policy) string {
+// policyName is short kind, namespace and name, as users know the policy; cut with a hash when nft could not hold it.
+func policyName(p *policy.Policy) string {
 	r := p.Ref
 	name := policy.ShortKind(r.Kind) + "/" + r.Name
 	if r.Namespace != "" {
@@ -457,7 +487,7 @@ func (c *compiler) policyRules(p *policy.Policy, d policy.Direction, m mode) (ou
 func (c *compiler) rule(p *policy.Policy, i int, d policy.Direction, m mode) (out []Rule) {
 	r := &p.Rules(d)[i]
 	rule := c.effect(p, r, m)
-	rule.ID = ruleID(chainName(p), fmt.Sprintf("%s %d", d, r.Index))
+	rule.ID = ruleID(policyName(p), fmt.Sprintf("%s %d", d, r.Index))
 	if rule.Limit != nil {
 		rule = c.limited(rule)
 	}

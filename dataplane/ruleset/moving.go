@@ -1,23 +1,32 @@
 package ruleset
 
 import (
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// Compiler expresses one plan after another, and remembers the last: what has not changed since costs next to nothing. The first plan
-// is expressed as a whole, and so is each that differs from the last in more than its sets. The table of a plan does not depend on what
-// came before it. A Compiler is for one goroutine.
+// Compiler expresses one plan after another, and remembers the last: what has not changed since costs next to nothing.
+//
+//	only members of sets have changed          their sets alone are looked at
+//	endpoints have come, gone or changed       and the guards that the last plan had not
+//	policies have changed                      and the guards that these policies stand in
+//
+// The table of a plan does not depend on what came before it. A Compiler is for one goroutine.
 type Compiler struct {
-	options Options
-	worth   int
-	last    *policy.Plan
-	table   *Table
-	moving  map[string]*moving     // by the ID of the plan's set
-	guards  map[guardKey]guardName // of the last plan
+	options  Options
+	worth    int // so many rules are worth a map by port
+	last     *policy.Plan
+	table    *Table
+	settings policy.Settings
+	moving   map[string]*moving // by the ID of the plan's set
+	hasNets  map[string]bool    // the interval sets that there are among these
+	names    map[guardKey]guardName
+	guards   *guards
 }
 
 // guardKey is where a guard's tiers are: a plan shares those that have not changed with the last.
@@ -34,7 +43,7 @@ type guardName struct {
 
 // NewCompiler makes one that has expressed nothing yet.
 func NewCompiler(o Options) *Compiler {
-	return &Compiler{options: o, worth: worthMap, moving: map[string]*moving{}}
+	return &Compiler{options: o, worth: worthMap, moving: map[string]*moving{}, guards: newGuards()}
 }
 
 // Compile expresses a plan. Equal plans give equal tables. changes are those from the table of the last plan, as Diff gives them, and
@@ -85,10 +94,8 @@ func (c *Compiler) moved(p *policy.Plan) (*Table, []Change) {
 			if shared {
 				next.Sets, shared = slices.Clone(next.Sets), false
 			}
-			at := find(next.Sets, m.name(&families[j]))
-			set := *next.Sets[at]
-			set.Elems = m.elems[j]
-			next.Sets[at] = &set
+			set := m.sets[j]
+			next.Sets[find(next.Sets, set.Name)] = set
 			gone, come = append(gone, set.part(Delete, left)...), append(come, set.part(Add, joined)...)
 		}
 		m.of = *s
@@ -101,16 +108,20 @@ func (c *Compiler) moved(p *policy.Plan) (*Table, []Change) {
 
 // moving is a set of the plan, as the sets of the table that hold it.
 type moving struct {
-	of    policy.Set
-	elems [2]Elems // by family
+	of   policy.Set
+	sets [2]*Set // of the addresses, or ports of addresses, of each family
+	nets [2]*Set // of the networks, where there are any
 }
 
-// name of the set that has the addresses, or ports of addresses, of a family.
-func (m *moving) name(f *family) string {
-	if m.of.OfPorts {
-		return portSet(f, m.of.ID)
+func newMoving(s *policy.Set) *moving {
+	m := &moving{of: policy.Set{ID: s.ID, OfPorts: s.OfPorts}}
+	for j := range families {
+		f := &families[j]
+		if m.sets[j] = (&Set{Name: addrSet(f, s.ID), Type: f.addr}); s.OfPorts {
+			m.sets[j] = &Set{Name: portSet(f, s.ID), Type: f.port}
+		}
 	}
-	return addrSet(f, m.of.ID)
+	return m
 }
 
 // follow brings the elements of a family to what the set is now, and gives what has gone and what has come.
@@ -123,8 +134,11 @@ func (m *moving) follow(s *policy.Set, f *family) (gone, come []Elem) {
 		left, joined := s.Addrs.Since(m.of.Addrs)
 		gone, come = elems(left, f.has, addrElem), elems(joined, f.has, addrElem)
 	}
-	at := &m.elems[f.index()]
-	*at = at.Changed(gone, come)
+	if at := &m.sets[f.index()]; len(gone)+len(come) > 0 {
+		next := **at
+		next.Elems = next.Elems.Changed(gone, come)
+		*at = &next
+	}
 	return gone, come
 }
 
@@ -155,43 +169,55 @@ func (s *Set) part(op Op, elems []Elem) []Change {
 // sameNets tells at once whether two lists are one.
 func sameNets(a, b []netip.Prefix) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
-// planSets makes the sets that move while rules stay. A set of addresses always has its hashes, even empty, so that a pod's
-// coming and going touches no rule; it has intervals only while a network set is among its members.
-func (c *compiler) planSets() {
-	for i := range c.plan.Sets {
-		s := c.plan.Sets[i]
+// planSets brings the sets that move while rules stay to what they are now, and gives them in order. A set of addresses always has its
+// hashes, even empty, so that a pod's coming and going touches no rule; it has intervals only while a network set is among its members.
+func (c *compiler) planSets() []*Set {
+	var byFamily [2][3][]*Set // of addresses, networks and ports: one list behind the other is nearly in order
+	hasNets := map[string]bool{}
+	there := map[string]*moving{}
+	for _, s := range c.plan.Sets {
 		if s.Staged {
 			continue
 		}
 		m := c.moving[s.ID]
 		if m == nil || m.of.OfPorts != s.OfPorts {
-			m = &moving{of: policy.Set{ID: s.ID, OfPorts: s.OfPorts}}
-			c.moving[s.ID] = m
+			m = newMoving(s)
 		}
+		there[s.ID] = m
 		for j := range families {
-			f := &families[j]
+			f, lists := &families[j], &byFamily[j]
 			m.follow(s, f)
-			typ := f.addr
-			if s.OfPorts {
-				typ = f.port
+			if !sameNets(s.Nets, m.of.Nets) {
+				m.nets[j] = nil
+				if nets := c.netElems(f, s.Nets); len(nets) > 0 {
+					m.nets[j] = &Set{Name: netSet(f, s.ID), Type: f.addr, Interval: true, Elems: ElemsOf(nets...)}
+				}
 			}
-			c.set(m.name(f), typ, false).Elems = m.elems[j]
-			if nets := c.netElems(f, s.Nets); len(nets) > 0 {
-				c.set(netSet(f, s.ID), f.addr, true).gathered = nets
+			if s.OfPorts {
+				lists[2] = append(lists[2], m.sets[j])
+			} else {
+				lists[0] = append(lists[0], m.sets[j])
+			}
+			if m.nets[j] != nil {
+				lists[1] = append(lists[1], m.nets[j])
+				hasNets[m.nets[j].Name] = true
 			}
 		}
 		m.of = *s
 	}
-	c.forgetSets()
-}
-
-// forgetSets that the plan has not.
-func (c *compiler) forgetSets() {
-	for id := range c.moving {
-		if s := c.plan.Set(id); s == nil || s.Staged {
-			delete(c.moving, id)
+	c.moving = there
+	if !maps.Equal(hasNets, c.hasNets) || !reflect.DeepEqual(c.settings, c.Compiler.settings) {
+		c.hasNets, c.Compiler.settings = hasNets, c.settings
+		c.guards.stale() // what all rules are made by
+	}
+	var all []*Set
+	for kind := range 3 {
+		for j := range families {
+			all = append(all, byFamily[j][kind]...)
 		}
 	}
+	slices.SortFunc(all, func(a, b *Set) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 // find the set of the name, which is there.

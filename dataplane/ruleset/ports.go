@@ -144,13 +144,13 @@ func (c *compiler) policyStep(p *policy.Policy, d policy.Direction, m mode) step
 
 // ruleSteps are the rules of a policy.
 func (c *compiler) ruleSteps(p *policy.Policy, d policy.Direction, m mode) list {
-	l := list{owner: fmt.Sprintf("%s/%s%s", chainName(p), d, m.suffix)}
+	l := list{owner: fmt.Sprintf("%s/%s%s", policyName(p), d, m.suffix)}
 	for i := range p.Rules(d) {
 		rules := func() []Rule { return c.rule(p, i, d, m) }
 		l.steps = append(l.steps, step{ports: portsOf(&p.Rules(d)[i]), rules: rules, weight: 1})
 	}
 	l.chain = func(port Elem, run int, steps []step) string {
-		name := fmt.Sprintf("%s/%s/%s-%d%s", chainName(p), d, numberOr(protoWords, uint32(port.Proto)), port.Port, m.suffix)
+		name := fmt.Sprintf("%s/%s/%s-%d%s", policyName(p), d, numberOr(protoWords, uint32(port.Proto)), port.Port, m.suffix)
 		if run > 0 {
 			name += fmt.Sprintf("/%d", run)
 		}

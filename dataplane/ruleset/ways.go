@@ -237,7 +237,7 @@ func (f *family) whole(nets []Elem) bool {
 // setNames are the sets that together hold a plan's set.
 func (c *compiler) setNames(f *family, id string) []string {
 	names := []string{addrSet(f, id)}
-	if c.sets[netSet(f, id)] != nil {
+	if c.hasNets[netSet(f, id)] {
 		names = append(names, netSet(f, id))
 	}
 	return names
