@@ -209,7 +209,8 @@ func (x *Index) keep(ref v3.Ref) {
 // orderedTier is a tier and all its policies in order.
 type orderedTier struct {
 	tier
-	books []*book
+	books    []*book
+	subjects subjects // of these
 }
 
 func (x *Index) orderedTiers(books []*book) []orderedTier {
@@ -225,7 +226,7 @@ func (x *Index) orderedTiers(books []*book) []orderedTier {
 			t = tier{name: name, action: Deny}
 		}
 		slices.SortFunc(books, (*book).compare)
-		out = append(out, orderedTier{t, books})
+		out = append(out, orderedTier{t, books, subjectsOf(books)})
 	}
 	slices.SortFunc(out, func(a, b orderedTier) int { return a.compare(b.tier) })
 	return out

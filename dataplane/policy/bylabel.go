@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/tierwall/tierwall/apis/selector"
+import (
+	"slices"
+
+	"github.com/tierwall/tierwall/apis/selector"
+)
 
 // byLabel finds the members that may be selected without a look at all of them: those with a label's value. A label is indexed
 // when a selector first requires it.
@@ -121,4 +125,41 @@ func narrowest(s *selector.Selector) (e selector.Equality, ok bool) {
 		}
 	}
 	return e, ok
+}
+
+// subjects are a list's policies by one of the equalities that their subjects require, as where they stand in the list: an endpoint is
+// shown only to those that may select it.
+type subjects struct {
+	by     map[string]map[string][]int
+	others []int // which require none
+}
+
+func subjectsOf(books []*book) subjects {
+	s := subjects{by: map[string]map[string][]int{}}
+	for at, k := range books {
+		e, ok := narrowest(k.subject)
+		switch {
+		case k.subject == nil: // it selects nothing
+		case !ok:
+			s.others = append(s.others, at)
+		default:
+			if s.by[e.Label] == nil {
+				s.by[e.Label] = map[string][]int{}
+			}
+			s.by[e.Label][e.Value] = append(s.by[e.Label][e.Value], at)
+		}
+	}
+	return s
+}
+
+// among are the policies that may select what has these labels, in the order of the list.
+func (s *subjects) among(l labels) []int {
+	out := slices.Clone(s.others)
+	for label, values := range s.by {
+		if value, ok := l.Get(label); ok {
+			out = append(out, values[value]...)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

@@ -134,8 +134,8 @@ func (b *builder) builtIn(node string, p Policy) *book {
 func (b *builder) policyTiers(tiers []orderedTier, g *Guard, l labels) (out []Tier) {
 	for _, t := range tiers {
 		var refs []v3.Ref
-		for _, k := range t.books {
-			if k.selects(g, l) {
+		for _, at := range t.subjects.among(l) {
+			if k := t.books[at]; k.selects(g, l) {
 				refs = append(refs, b.use(k))
 			}
 		}

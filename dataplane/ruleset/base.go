@@ -163,7 +163,7 @@ func (c *compiler) otherSources(accept func(...Match)) {
 		for _, iface := range e.Ifaces {
 			for j := range families {
 				f := &families[j]
-				if nets := c.netElems(f, e.Sources); len(nets) > 0 {
+				if nets := netElems(f, e.Sources); len(nets) > 0 {
 					accept(Match{Key: KeyIIFName, Elem: Elem{Iface: iface}}, c.match(f.saddr, f.addr, "nets"+f.digit, nets, false))
 				}
 			}

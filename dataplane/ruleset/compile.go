@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -37,14 +39,18 @@ const (
 func (k *Compiler) whole(p *policy.Plan) *Table {
 	c := &compiler{Compiler: k, objects: newObjects(), made: newObjects(), plan: p, settings: p.Settings[p.Node],
 		any: map[string]Verdict{}, guarded: map[string]bool{}, named: map[guardKey]guardName{}, used: map[string]bool{}}
-	moving := c.planSets()
+	k.moving.follow(p.Sets)
+	if !maps.Equal(k.hasNets, k.moving.hasNets) || !reflect.DeepEqual(k.settings, c.settings) { // by which all rules are made
+		k.hasNets, k.settings = k.moving.hasNets, c.settings
+		k.guards.stale()
+	}
 	c.endpoints()
 	c.baseChains()
 	k.names = c.named
 	c.keep()
-	sets, maps, chains := c.finished()
-	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(moving, k.guards.sets.list, setName), sets, setName),
-		Maps: merge(maps, k.guards.maps.list, mapName), Chains: merge(chains, k.guards.chains.list, chainName)}
+	sets, verdicts, chains := c.finished()
+	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(k.moving.list, k.guards.sets.list, setName), sets, setName),
+		Maps: merge(verdicts, k.guards.maps.list, mapName), Chains: merge(chains, k.guards.chains.list, chainName)}
 }
 
 // compiler is one Table in the making.
@@ -165,7 +171,7 @@ func portSet(f *family, id string) string { return "port" + f.digit + "-" + safe
 
 func safe(id string) string { return strings.ReplaceAll(id, ":", "-") }
 
-func (c *compiler) netElems(f *family, nets []netip.Prefix) (out []Elem) {
+func netElems(f *family, nets []netip.Prefix) (out []Elem) {
 	for _, n := range nets {
 		if f.has(n.Addr()) {
 			out = append(out, netElem(n))
@@ -552,6 +558,12 @@ func (s *gathering) sorted() *Set {
 
 // Compare orders elements as they are printed.
 func (e Elem) Compare(o Elem) int {
-	return cmp.Or(e.From.Compare(o.From), e.To.Compare(o.To), cmp.Compare(e.Proto, o.Proto), cmp.Compare(e.Port, o.Port),
-		cmp.Compare(e.PortTo, o.PortTo), strings.Compare(e.Iface, o.Iface), cmp.Compare(e.Num, o.Num))
+	if c := e.From.Compare(o.From); c != 0 {
+		return c
+	}
+	if c := strings.Compare(e.Iface, o.Iface); c != 0 {
+		return c
+	}
+	return cmp.Or(e.To.Compare(o.To), cmp.Compare(e.Proto, o.Proto), cmp.Compare(e.Port, o.Port),
+		cmp.Compare(e.PortTo, o.PortTo), cmp.Compare(e.Num, o.Num))
 }

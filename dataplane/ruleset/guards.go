@@ -44,6 +44,9 @@ func (c *compiler) guardKept(name string) bool {
 	if k == nil || k.stale {
 		return false
 	}
+	if c.last != nil && samePolicies(c.plan.Policies, c.last.Policies) {
+		return true
+	}
 	for i := range k.policies {
 		was := &k.policies[i]
 		if now := c.plan.Policy(was.Ref); now == nil || !alike(now, was) {
@@ -52,6 +55,10 @@ func (c *compiler) guardKept(name string) bool {
 		}
 	}
 	return true
+}
+
+func samePolicies(a, b []policy.Policy) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // alike tells whether two policies have the same rules, and the same in all that rules are made by.

@@ -205,10 +205,10 @@ func (c *compiler) addrs(ways [][]Match, r *policy.Rule, s *policy.Side, f *fami
 		return ways
 	}
 	var all []Match
-	if nets := c.netElems(f, s.Nets); len(nets) > 0 && !f.whole(nets) {
+	if nets := netElems(f, s.Nets); len(nets) > 0 && !f.whole(nets) {
 		all = append(all, c.match(key(f), f.addr, "nets"+f.digit, nets, false))
 	}
-	if nets := c.netElems(f, s.NotNets); f.whole(nets) {
+	if nets := netElems(f, s.NotNets); f.whole(nets) {
 		return nil
 	} else if len(nets) > 0 {
 		all = append(all, c.match(key(f), f.addr, "nets"+f.digit, nets, true))
@@ -237,7 +237,7 @@ func (f *family) whole(nets []Elem) bool {
 // setNames are the sets that together hold a plan's set.
 func (c *compiler) setNames(f *family, id string) []string {
 	names := []string{addrSet(f, id)}
-	if c.hasNets[netSet(f, id)] {
+	if c.moving.hasNets[netSet(f, id)] {
 		names = append(names, netSet(f, id))
 	}
 	return names
