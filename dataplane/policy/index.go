@@ -55,6 +55,7 @@ type Index struct {
 	slices  int                // how often an EndpointSlice has
 	owned   map[v3.Ref]*member // the members that the plan guards
 	ordered []*member          // the same, by Ref; nil when that has to be found anew
+	asking  map[v3.Ref]bool    // the members of which settings decide whether they are closed
 	changed map[v3.Ref]*member // the members that have, as they were: nil for those that were not
 }
 
@@ -64,7 +65,7 @@ func NewIndex(node string, o Options) *Index {
 		node: node, options: o,
 		tiers: map[v3.Ref]tier{}, books: map[v3.Ref]*book{}, profiles: map[v3.Ref]*profile{},
 		members: map[v3.Ref]*member{}, services: map[v3.Ref]service{}, hosts: map[v3.Ref]Host{},
-		nodes: map[v3.Ref]nodeFacts{}, configs: map[v3.Ref]config{}, staged: map[v3.Ref]*book{}, changed: map[v3.Ref]*member{}, owned: map[v3.Ref]*member{},
+		nodes: map[v3.Ref]nodeFacts{}, configs: map[v3.Ref]config{}, staged: map[v3.Ref]*book{}, changed: map[v3.Ref]*member{}, owned: map[v3.Ref]*member{}, asking: map[v3.Ref]bool{},
 	}
 }
 
@@ -161,6 +162,11 @@ func has[K comparable, V any](in map[K]V, ref K) bool {
 // note sees what the next plan has to do about an object that was set or deleted.
 func (x *Index) note(ref v3.Ref, was said) {
 	now := x.said(ref)
+	if now.member != nil && len(now.member.sources) > 0 {
+		x.asking[ref] = true
+	} else {
+		delete(x.asking, ref)
+	}
 	if ref.Kind == "EndpointSlice" {
 		x.slices++
 	}
@@ -206,10 +212,8 @@ func (x *Index) noteHeirs(p *profile) {
 
 // noteAsking are those of which settings decide whether they are closed.
 func (x *Index) noteAsking() {
-	for ref, m := range x.members {
-		if len(m.sources) > 0 {
-			x.again(ref, m)
-		}
+	for ref := range x.asking {
+		x.again(ref, x.members[ref])
 	}
 }
 

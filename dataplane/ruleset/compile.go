@@ -260,7 +260,7 @@ func (c *compiler) ifaceMap(name string) *mapping {
 }
 
 func (c *compiler) newMap(name string, t Type) *mapping {
-	m := &mapping{Map{Name: name, Type: t}, map[Elem]bool{}}
+	m := &mapping{Map: Map{Name: name, Type: t}, has: map[Elem]bool{}}
 	c.maps[name] = m
 	return m
 }

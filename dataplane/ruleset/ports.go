@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/tierwall/tierwall/dataplane/policy"
@@ -61,13 +62,14 @@ func (c *compiler) byPort(l list) (out []Rule) {
 // portMap leads packets to each port to what the steps of a run have for it.
 func (c *compiler) portMap(l list, run int, steps []step) string {
 	m := c.newMap(fmt.Sprintf("ports-%s-%d", hash(l.owner), run), TypeProtoPort)
-	var ports []Elem
+	naming := map[Elem][]step{}
 	for _, s := range steps {
-		ports = append(ports, s.ports...)
+		for _, p := range s.ports {
+			naming[p] = append(naming[p], s)
+		}
 	}
-	slices.SortFunc(ports, Elem.Compare)
-	for _, p := range slices.Compact(ports) {
-		m.Entries = append(m.Entries, Entry{p, Verdict{Jump, l.chain(p, run, naming(steps, p))}})
+	for _, p := range slices.SortedFunc(maps.Keys(naming), Elem.Compare) {
+		m.Entries = append(m.Entries, Entry{p, Verdict{Jump, l.chain(p, run, naming[p])}})
 	}
 	return m.Name
 }

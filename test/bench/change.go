@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -26,20 +27,27 @@ type changed struct {
 	Wrote  string  `json:"wrote"`  // what the last one changed in the kernel
 }
 
-// steps are what is measured, in turns. Each is done and then the next undoes it, so that the cluster stays as large.
-var steps = []struct {
+// step is one change: an object, and whether it goes.
+type step struct {
 	name string
-	do   func(n *liveNode, turn int) (client.Object, bool) // the object, and whether it goes
-}{
-	{"another node's pod comes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn), false }},
-	{"another node's pod is relabelled", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn+1), false }},
-	{"another node's pod goes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn+1), true }},
-	{"an own pod comes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn), false }},
-	{"an own pod is relabelled", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), false }},
-	{"an own pod goes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), true }},
-	{"a policy is edited", func(n *liveNode, turn int) (client.Object, bool) {
-		return n.policy(turn%n.policies, 1080-turn%2), false
-	}},
+	do   func(n *liveNode, turn int) (o client.Object, goes bool)
+}
+
+// series are what is measured together, in turns: the last of a series undoes the first, so that the cluster stays as large.
+var series = [][]step{
+	{
+		{"another node's pod comes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn), false }},
+		{"another node's pod is relabelled", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn+1), false }},
+		{"another node's pod goes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n7", turn+1), true }},
+	}, {
+		{"an own pod comes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn), false }},
+		{"an own pod is relabelled", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), false }},
+		{"an own pod goes", func(n *liveNode, turn int) (client.Object, bool) { return n.pod(n.pods+turn, "n0", turn+1), true }},
+	}, {
+		{"a policy is edited", func(n *liveNode, turn int) (client.Object, bool) {
+			return n.policy(turn%n.policies, 1080-turn%2), false
+		}},
+	},
 }
 
 // liveNode is a node's index, compiler and kernel.
@@ -53,7 +61,7 @@ type liveNode struct {
 func (c cluster) live() (*liveNode, error) {
 	n := &liveNode{cluster: c, compiler: ruleset.NewCompiler(ruleset.Options{})}
 	var err error
-	if n.index, err = c.index(); err != nil {
+	if n.index, _, err = c.index(); err != nil {
 		return nil, err
 	}
 	if _, err := inNewNamespace(func() error {
@@ -102,25 +110,39 @@ func change(args []string) error {
 		defer n.kernel.Close()
 		nodes = append(nodes, n)
 	}
+	var all []changed
+	for _, steps := range series {
+		more, err := measureChanges(nodes, steps, *turns)
+		if err != nil {
+			return err
+		}
+		all = append(all, more...)
+	}
+	printChanges(all)
+	return writeJSON(*out, all)
+}
+
+// measureChanges makes the changes of a series, each node's after the other's, turn by turn.
+func measureChanges(nodes []*liveNode, steps []step, turns int) (all []changed, err error) {
 	took := make([][][]float64, len(steps)) // by step and node
 	wrote := make([][]string, len(steps))
 	for s := range steps {
 		took[s], wrote[s] = make([][]float64, len(nodes)), make([]string, len(nodes))
 	}
-	for turn := range *turns {
+	runtime.GC() // what another series has left behind
+	for turn := range turns {
 		for s, step := range steps {
 			for i, n := range nodes {
 				o, goes := step.do(n, turn)
 				ms, changes, err := n.say(o, goes)
 				if err != nil {
-					return fmt.Errorf("%s, of %d pods: %w", step.name, n.pods, err)
+					return nil, fmt.Errorf("%s, of %d pods: %w", step.name, n.pods, err)
 				}
 				took[s][i] = append(took[s][i], ms)
 				wrote[s][i] = summary(changes)
 			}
 		}
 	}
-	var all []changed
 	for s, step := range steps {
 		for i, n := range nodes {
 			t := took[s][i]
@@ -130,8 +152,7 @@ func change(args []string) error {
 			all = append(all, c)
 		}
 	}
-	printChanges(all)
-	return writeJSON(*out, all)
+	return all, nil
 }
 
 // summary of changes: how many of each sort.
