@@ -37,12 +37,12 @@ random: go ## The properties on many more random clusters and packets (CHECKS=50
 
 bench: go nft ## Measure; every figure is a ratio to another of the same run (figures as JSON in bin)
 	mkdir -p bin
-	for what in load packets; do go run ./test/bench $$what -json bin/bench-$$what.json || exit 1; done
+	for what in load change memory packets; do go run ./test/bench $$what -json bin/bench-$$what.json || exit 1; done
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
 
 bench-short: go nft ## The same in a few minutes, with fewer sizes
 	mkdir -p bin
-	for what in load packets; do go run ./test/bench $$what -short -json bin/bench-$$what.json || exit 1; done
+	for what in load change memory packets; do go run ./test/bench $$what -short -json bin/bench-$$what.json || exit 1; done
 
 update: go ## Rewrite the plans and tables that the corpus shows (never its verdicts)
 	go test ./dataplane/policy -run TestScenarioPlans -update

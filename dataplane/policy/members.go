@@ -219,8 +219,18 @@ func networkSet(ref v3.Ref, labels map[string]string, nets []string) (*member, e
 			m.nets = append(m.nets, p)
 		}
 	}
+	if len(m.nets) > MaxNets {
+		if m.nets = mergeNets(m.nets); len(m.nets) > MaxNets {
+			errs = append(errs, Notice(fmt.Sprintf("spec.nets: %d networks, overlapping and adjacent ones joined, are more than %d: "+
+				"they are enforced, and each change of them takes a node's kernel many seconds", len(m.nets), MaxNets)))
+		}
+	}
 	return m, errors.Join(errs...)
 }
+
+// MaxNets is how many networks one set may have before its author is warned. The kernel works through all of a set's networks whenever
+// one of them changes; single addresses do not count.
+const MaxNets = 1_000_000
 
 // setSlice takes in the endpoints of a service, ready or not (contract §3.4).
 func (x *Index) setSlice(ref v3.Ref, o *discoveryv1.EndpointSlice) error {

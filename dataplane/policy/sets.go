@@ -95,6 +95,9 @@ func (b *builder) keepUnused(live map[string]*liveSet) {
 
 // follow takes the members that have changed out of the sets in which they were, and puts them into those in which they are.
 func (b *builder) follow() {
+	if len(b.live)+len(b.byLabel) == 0 {
+		return // no set yet that somebody could be in
+	}
 	for ref, was := range b.index.changed {
 		b.byLabel.follow(was, b.index.members[ref], b)
 		if was != nil {
