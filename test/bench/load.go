@@ -31,18 +31,21 @@ type loadCase struct {
 	name  string
 	long  bool // left out by -short
 	table func() *ruleset.Table
+	text  func() string // what nft reads; nil is the text of our table
 }
 
 var loadCases = []loadCase{
-	{"1k rules", false, func() *ruleset.Table { return ruleTable(1_000, 250) }},
-	{"10k rules", false, func() *ruleset.Table { return ruleTable(10_000, 2_500) }},
-	{"50k rules", true, func() *ruleset.Table { return ruleTable(50_000, 2_500) }},
-	{"hash set of 1k", false, func() *ruleset.Table { return setTable(1_000, false) }},
-	{"hash set of 100k", false, func() *ruleset.Table { return setTable(100_000, false) }},
-	{"hash set of 500k", true, func() *ruleset.Table { return setTable(500_000, false) }},
-	{"interval set of 1k", false, func() *ruleset.Table { return setTable(1_000, true) }},
-	{"interval set of 100k", false, func() *ruleset.Table { return setTable(100_000, true) }},
-	{"interval set of 500k", true, func() *ruleset.Table { return setTable(500_000, true) }},
+	{"1k rules", false, func() *ruleset.Table { return ruleTable(1_000, 250) }, nil},
+	{"10k rules", false, func() *ruleset.Table { return ruleTable(10_000, 2_500) }, nil},
+	{"50k rules", true, func() *ruleset.Table { return ruleTable(50_000, 2_500) }, nil},
+	{"hash set of 1k", false, func() *ruleset.Table { return setTable(1_000, false) }, nil},
+	{"hash set of 100k", false, func() *ruleset.Table { return setTable(100_000, false) }, nil},
+	{"hash set of 500k", true, func() *ruleset.Table { return setTable(500_000, false) }, nil},
+	{"interval set of 1k", false, func() *ruleset.Table { return setTable(1_000, true) }, nil},
+	{"interval set of 100k", false, func() *ruleset.Table { return setTable(100_000, true) }, nil},
+	{"interval set of 500k", true, func() *ruleset.Table { return setTable(500_000, true) }, nil},
+	{"250 x 20 policies, in Calico's shape", false, func() *ruleset.Table { return policyTable(size{250, 20}) }, size{250, 20}.calico},
+	{"1 x 1000 policies, in Calico's shape", false, func() *ruleset.Table { return policyTable(size{1, 1000}) }, size{1, 1000}.calico},
 }
 
 // load measures how long it takes to commit a ruleset to a kernel that has none: by the nft program, which reads our own text, and
@@ -82,7 +85,10 @@ func printLoads(all []loaded) {
 
 func measureLoad(c loadCase, rounds int) (loaded, error) {
 	table := c.table()
-	text := []byte(table.String())
+	if c.text == nil {
+		c.text = table.String
+	}
+	text := []byte(c.text())
 	var theirs, ours []float64
 	for range rounds {
 		for _, m := range []struct {
@@ -104,6 +110,15 @@ func measureLoad(c loadCase, rounds int) (loaded, error) {
 func middle(all []float64) float64 {
 	slices.Sort(all)
 	return all[len(all)/2]
+}
+
+// policyTable is ours for the policies that Calico's shape is made of.
+func policyTable(s size) *ruleset.Table {
+	table, err := s.table()
+	if err != nil {
+		panic(err) // the policies are our own
+	}
+	return table
 }
 
 // byProgram gives nft its text by a pipe; the child is in the caller's namespace.
