@@ -82,7 +82,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			first := revision == ""
 			revision = batch.revision
 			if news := a.take(index, batch.events); !news && !first {
-				a.report(ctx, index.Plan(), failed)
+				if a.report(ctx, index.Plan(), failed); failed == nil {
+					a.Log.Debug("nothing new", "revision", revision)
+				}
 				continue
 			}
 			a.look(index)

@@ -50,7 +50,7 @@ func (k *Compiler) whole(p *policy.Plan) *Table {
 	c.keep()
 	sets, verdicts, chains := c.finished()
 	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(k.moving.list, k.guards.sets.list, setName), sets, setName),
-		Maps: merge(verdicts, k.guards.maps.list, mapName), Chains: merge(chains, k.guards.chains.list, chainName)}
+		Maps: merge(k.guards.maps.list, verdicts, mapName), Chains: merge(k.guards.chains.list, chains, chainName)}
 }
 
 // compiler is one Table in the making.

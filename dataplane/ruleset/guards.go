@@ -230,21 +230,19 @@ func (p *pool[T]) settle() {
 	p.touched = map[string]bool{}
 }
 
-// merge two lists that are in order; of a name in both the first has it.
-func merge[T any](a, b []*T, name func(*T) string) []*T {
-	if len(b) == 0 {
-		return a
+// merge two lists that are in order, of which the second is short; of a name in both the second has it.
+func merge[T any](long, short []*T, name func(*T) string) []*T {
+	if len(short) == 0 {
+		return long
 	}
-	out := make([]*T, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		switch c := strings.Compare(name(a[0]), name(b[0])); {
-		case c < 0:
-			out, a = append(out, a[0]), a[1:]
-		case c > 0:
-			out, b = append(out, b[0]), b[1:]
-		default:
-			out, a, b = append(out, a[0]), a[1:], b[1:]
+	byName := func(o *T, n string) int { return strings.Compare(name(o), n) }
+	out := make([]*T, 0, len(long)+len(short))
+	for _, o := range short {
+		i, there := slices.BinarySearchFunc(long, name(o), byName)
+		out = append(append(out, long[:i]...), o)
+		if long = long[i:]; there {
+			long = long[1:]
 		}
 	}
-	return append(append(out, a...), b...)
+	return append(out, long...)
 }

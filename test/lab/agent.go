@@ -29,7 +29,7 @@ type agent struct {
 // StartAgents runs one agent on each node. args go to each of them.
 func (l *Lab) StartAgents(t Tierctl, args ...string) error {
 	for _, node := range l.Nodes() {
-		cmd := exec.Command(t.Path, append([]string{"agent", "--node", node, "--datastore", t.Datastore}, args...)...)
+		cmd := exec.Command(t.Path, append([]string{"agent", "--node", node, "--datastore", t.Datastore, "--verbose"}, args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		stderr, err := cmd.StderrPipe()
 		if err != nil {
@@ -63,12 +63,15 @@ func (a *agent) read(log io.Reader) {
 	for lines.Scan() {
 		var l struct{ Msg, Revision string }
 		_ = json.Unmarshal(lines.Bytes(), &l) // a line that is no JSON programs nothing
+		if l.Msg == "changed" {
+			continue
+		}
 		a.mu.Lock()
 		a.log = append(a.log, lines.Text())
 		if len(a.log) > 20 {
 			a.log = a.log[1:]
 		}
-		if n, err := strconv.Atoi(l.Revision); err == nil && l.Msg == "programmed" {
+		if n, err := strconv.Atoi(l.Revision); err == nil && (l.Msg == "programmed" || l.Msg == "nothing new") {
 			a.revision = n
 		}
 		close(a.changed)
