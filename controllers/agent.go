@@ -81,7 +81,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.compare(revision, batch.revision)
 			first := revision == ""
 			revision = batch.revision
-			if news := a.take(index, batch.events); !news && !first {
+			if batch.anew {
+				a.editions = map[v3.Ref]edition{}
+			}
+			news := a.take(index, batch.events)
+			if batch.anew {
+				a.progress.anew(batch.revision)
+			}
+			if !news && !first {
 				if a.report(ctx, index.Plan(), failed); failed == nil {
 					a.Log.Debug("nothing new", "revision", revision)
 				}
@@ -284,5 +291,6 @@ func (r *retry) stop() { r.timer, r.wait = nil, 0 }
 type batch struct {
 	events   []store.Event
 	revision string
+	anew     bool // the store is another than before, as store.Event says
 	err      error
 }

@@ -34,7 +34,7 @@ func gather(ctx context.Context, events iter.Seq2[store.Event, error], raw chan<
 			}
 			b = batch{}
 		case e.Type == store.Synced:
-			b.revision = e.Revision
+			b.revision, b.anew = e.Revision, e.Anew
 			if !send(ctx, raw, b) {
 				return
 			}
@@ -84,7 +84,7 @@ func merge(ctx context.Context, raw <-chan batch, out chan<- batch) {
 				waiting = &b
 			default:
 				waiting.events = append(waiting.events, b.events...)
-				waiting.revision = b.revision
+				waiting.revision, waiting.anew = b.revision, waiting.anew || b.anew
 			}
 		}
 	}

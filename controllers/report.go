@@ -10,6 +10,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -34,6 +35,13 @@ func (p *progress) note(e store.Event) {
 	}
 	if now := e.Object.GetResourceVersion(); newer(now, p.told[e.Ref.Kind]) {
 		p.told[e.Ref.Kind] = now
+	}
+}
+
+// anew says that the store is another, in which all that there is was written up to a revision, and has been told.
+func (p *progress) anew(revision string) {
+	for kind := range p.told {
+		p.told[kind] = revision
 	}
 }
 
@@ -106,19 +114,23 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 
 // edition tells two states of an object apart, but for its status, by which no packet is judged.
 type edition struct {
-	uid        string
-	generation int64
-	labels     map[string]string
+	uid                 string
+	generation          int64
+	labels, annotations map[string]string
 }
 
-// editionOf an object whose generation counts the changes of its spec; none of any other.
+// editionOf an event's object whose generation counts the changes of its spec; none of any other.
 func editionOf(e store.Event) (edition, bool) {
 	if e.Type != store.Put || e.Object.GetObjectKind().GroupVersionKind().GroupVersion() != v3.GroupVersion || e.Object.GetGeneration() == 0 {
 		return edition{}, false
 	}
-	return edition{string(e.Object.GetUID()), e.Object.GetGeneration(), e.Object.GetLabels()}, true
+	return editionOfObject(e.Object), true
+}
+
+func editionOfObject(o client.Object) edition {
+	return edition{string(o.GetUID()), o.GetGeneration(), o.GetLabels(), o.GetAnnotations()}
 }
 
 func (e edition) same(o edition) bool {
-	return e.uid == o.uid && e.generation == o.generation && maps.Equal(e.labels, o.labels)
+	return e.uid == o.uid && e.generation == o.generation && maps.Equal(e.labels, o.labels) && maps.Equal(e.annotations, o.annotations)
 }

@@ -50,7 +50,11 @@ func (r *Rollup) Run(ctx context.Context) error {
 			case b.err != nil:
 				continue // which the agent has said
 			}
-			synced = true
+			if synced = true; b.anew {
+				for _, f := range r.fares { // what was not told again is as it was, and as new as the store
+					f.since = b.revision
+				}
+			}
 			for _, e := range b.events {
 				r.take(e)
 			}
@@ -98,7 +102,7 @@ func (r *Rollup) object(ref v3.Ref, obj client.Object) {
 		return
 	}
 	f := &fare{object: bare, since: obj.GetResourceVersion()}
-	if was := r.fares[ref]; was != nil && was.object.GetUID() == obj.GetUID() && was.object.GetGeneration() == obj.GetGeneration() {
+	if was := r.fares[ref]; was != nil && editionOfObject(was.object).same(editionOfObject(obj)) {
 		f.since = was.since
 	}
 	if h, ok := obj.(*v3.HostEndpoint); ok {
@@ -130,6 +134,8 @@ func withoutSpec(obj client.Object) client.Object {
 	bare.SetName(obj.GetName())
 	bare.SetUID(obj.GetUID())
 	bare.SetGeneration(obj.GetGeneration())
+	bare.SetLabels(obj.GetLabels())
+	bare.SetAnnotations(obj.GetAnnotations())
 	bare.SetResourceVersion(obj.GetResourceVersion())
 	conditions, generation := conditionsOf(bare)
 	*conditions = *have

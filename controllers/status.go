@@ -19,7 +19,7 @@ import (
 // fare is what is known of one object, as far as its status is made of it.
 type fare struct {
 	object  client.Object // its metadata and its status, and no spec
-	since   string        // with which resourceVersion its generation was first seen
+	since   string        // with which resourceVersion its edition was first seen
 	refused string        // what of it cannot be enforced as written
 	notices []string      // what of it may surprise
 	node    string        // the only one that is concerned, or ""

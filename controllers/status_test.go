@@ -20,6 +20,7 @@ import (
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
 // of makes a kind's object, with its generation and resourceVersion.
@@ -247,5 +248,41 @@ func until(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never came that %s", what)
 		}
+	}
+}
+
+// An agent acts on all but a status: on another generation, object, label or annotation, and on everything of a store that is another
+// than before, for there the same generation may be of another spec.
+func TestWhatIsNews(t *testing.T) {
+	a := Agent{Log: slog.New(slog.DiscardHandler), refused: map[v3.Ref]string{}, editions: map[v3.Ref]edition{}}
+	index := policy.NewIndex("n1", policy.Options{})
+	take := func(o client.Object) bool {
+		return a.take(index, []store.Event{{Type: store.Put, Ref: v3.RefOf(o.(v3.Object)), Object: o}})
+	}
+	for _, c := range []struct {
+		says string
+		o    client.Object
+		news bool
+	}{
+		{"a policy", global("p", "1"), true},
+		{"its status", global("p", "2", func(p *v3.GlobalNetworkPolicy) { p.Status.ObservedGeneration = 1 }), false},
+		{"a label", global("p", "3", func(p *v3.GlobalNetworkPolicy) { p.Labels = map[string]string{"a": "b"} }), true},
+		{"no label any more", global("p", "4"), true},
+		{"an annotation", global("p", "5", func(p *v3.GlobalNetworkPolicy) { p.Annotations = map[string]string{"a": "b"} }), true},
+		{"another generation", global("p", "6", func(p *v3.GlobalNetworkPolicy) { p.Generation = 2 }), true},
+		{"another object of the name", global("p", "7", func(p *v3.GlobalNetworkPolicy) { p.Generation, p.UID = 2, "other" }), true},
+		{"a report", reported("n2", "7", ""), false},
+		{"a pod, whose generation says nothing", of(&corev1.Pod{}, "Pod", "p", "8"), true},
+		{"its status", of(&corev1.Pod{}, "Pod", "p", "9"), true},
+	} {
+		if take(c.o) != c.news {
+			t.Errorf("%s: news: %v", c.says, !c.news)
+		}
+	}
+	if got := a.progress.told["GlobalNetworkPolicy"]; got != "7" {
+		t.Errorf("it has come to %s", got)
+	}
+	if a.progress.anew("3"); a.progress.told["GlobalNetworkPolicy"] != "3" || a.progress.told["Pod"] != "3" {
+		t.Errorf("in the other store it has come to %v", a.progress.told)
 	}
 }

@@ -167,7 +167,7 @@ func TestStoreAgainstAMap(t *testing.T) {
 	})
 }
 
-func follow(t testing.TB, w *watch, told map[string]string) {
+func follow(t testing.TB, w *watch, told map[string]string) (anew bool) {
 	events, err := w.look(t.Context())
 	must(t, err)
 	for i, e := range events {
@@ -181,6 +181,7 @@ func follow(t testing.TB, w *watch, told map[string]string) {
 			delete(told, e.Ref.Name)
 		}
 	}
+	return len(events) > 0 && events[len(events)-1].Anew
 }
 
 func sameNames(t *rapid.T, want, have map[string]string) {

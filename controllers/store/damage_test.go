@@ -256,13 +256,17 @@ func TestRestoredCopyIsTold(t *testing.T) {
 			must(t, err)
 		}
 		w, told := watch{store: s, told: map[v3.Ref]string{}}, map[string]string{}
-		follow(t, &w, told)
+		if follow(t, &w, told) {
+			t.Error("the first store is said to be another one")
+		}
 		must(t, os.WriteFile(s.path, saved, 0o600))
 		for i := range more {
 			_, err = s.Put(ctx, namespace(fmt.Sprintf("b%d", i), "v=2"))
 			must(t, err)
 		}
-		follow(t, &w, told)
+		if !follow(t, &w, told) {
+			t.Errorf("after %d more: nobody says that generations begin anew", more)
+		}
 		want, err := contents(s)
 		must(t, err)
 		if diff := cmp.Diff(want, told); diff != "" {

@@ -38,6 +38,7 @@ type Event struct {
 	Ref      v3.Ref        // of Put and Deleted
 	Object   client.Object // of Put
 	Revision string        // of Synced: what the store's state is called
+	Anew     bool          // of Synced: the store is another than was told, or an older copy; generations and resourceVersions begin anew
 }
 
 // EventType is what an Event says.

@@ -67,6 +67,7 @@ type news struct {
 // look reads what has changed since it last looked; nothing when nothing has.
 func (w *watch) look(ctx context.Context) (events []Event, err error) {
 	var all []news
+	anew := false
 	err = w.store.view(ctx, func(tx *Tx) (err error) {
 		switch {
 		case string(tx.state) == w.state:
@@ -74,13 +75,14 @@ func (w *watch) look(ctx context.Context) (events []Event, err error) {
 		case w.known(tx):
 			all, err = w.journal(tx)
 		default:
+			anew = w.state != ""
 			all, err = w.everything(tx)
 		}
 		if err != nil {
 			return err
 		}
 		w.revision, w.state = tx.last, string(tx.state)
-		all = append(all, news{Event: Event{Type: Synced, Revision: strconv.FormatUint(tx.last, 10)}})
+		all = append(all, news{Event: Event{Type: Synced, Revision: strconv.FormatUint(tx.last, 10), Anew: anew}})
 		return nil
 	})
 	if err != nil {
