@@ -144,7 +144,7 @@ func (a *Agent) compare(last, now string) {
 
 // look warns when no object is on the agent's node: most likely its name is mistyped, and nothing is guarded.
 func (a *Agent) look(index *policy.Index) {
-	stranger := !slices.Contains(index.Nodes(), a.Node)
+	stranger := !index.HasNode(a.Node)
 	if stranger && !a.stranger {
 		a.Log.Warn("no object is on this node: nothing is guarded here", "node", a.Node)
 	}

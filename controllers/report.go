@@ -20,7 +20,8 @@ import (
 
 const kindReport = "NodeReport"
 
-// progress is how far in each kind the agent has come, by resourceVersions: what it was told, and what of that is in force.
+// progress is how far the agent has come in each kind that has a status, by resourceVersions: what it was told, and what of that is in
+// force. Of pods and the like nobody asks, and they change all the time.
 type progress struct {
 	told, inForce map[string]string
 }
@@ -30,7 +31,10 @@ func (p *progress) note(e store.Event) {
 	if p.told == nil {
 		p.told = map[string]string{}
 	}
-	if e.Type != store.Put || e.Ref.Kind == kindReport {
+	if e.Type != store.Put {
+		return
+	}
+	if conditions, _ := conditionsOf(e.Object); conditions == nil {
 		return
 	}
 	if now := e.Object.GetResourceVersion(); newer(now, p.told[e.Ref.Kind]) {

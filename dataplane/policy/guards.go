@@ -36,6 +36,9 @@ func (b *builder) endpoint(m *member) *guarded {
 	if !b.closed(m) {
 		e.Sources = m.sources
 	}
+	if note := b.nowhere(m, e.Ifaces); note != "" {
+		b.building.notes = append(b.building.notes, Note{m.ref, note})
+	}
 	l := b.labels(m)
 	for _, g := range places {
 		if b.closed(m) {
@@ -50,6 +53,22 @@ func (b *builder) endpoint(m *member) *guarded {
 	b.building.endpoint = e
 	b.building.staged = slices.ContainsFunc(e.Guards, func(g Guard) bool { return g.HasStaged })
 	return b.building
+}
+
+// nowhere says why a host endpoint guards nothing now, where it is known which interfaces its node has.
+func (b *builder) nowhere(m *member, stands []string) string {
+	has := func(name string) bool {
+		return slices.ContainsFunc(b.index.ifaces, func(f Iface) bool { return f.Name == name })
+	}
+	switch {
+	case m.ref.Kind != "HostEndpoint" || b.index.ifaces == nil || m.node != b.index.node:
+		return ""
+	case len(stands) == 0:
+		return "stands on no interface: none of its node's has an address that it expects and is not another host endpoint's"
+	case m.named() && !has(m.iface):
+		return fmt.Sprintf("stands on interface %s, which its node does not have now", m.iface)
+	}
+	return ""
 }
 
 // closed tells whether nothing passes to or from a member, and no selector finds it: it asks for what its node does not allow, as

@@ -41,11 +41,24 @@ func (x *Index) Nodes() []string {
 	return sortedKeys(seen)
 }
 
+// HasNode tells whether an object is on a node or is about it, at once where it is the index's own and not deserted.
+func (x *Index) HasNode(node string) bool {
+	if node == x.node && len(x.owned) > 0 {
+		return true
+	}
+	for _, h := range x.hosts {
+		if h.Name == node {
+			return true
+		}
+	}
+	return x.node == "" && slices.Contains(x.Nodes(), node)
+}
+
 // hostEndpoints of each host, by name.
 func (x *Index) hostEndpoints() map[string][]*member {
 	out := map[string][]*member{}
-	for ref, m := range x.members {
-		if ref.Kind == "HostEndpoint" && (x.node == "" || m.node == x.node) {
+	for ref, m := range x.owned {
+		if ref.Kind == "HostEndpoint" {
 			out[m.node] = append(out[m.node], m)
 		}
 	}
@@ -119,8 +132,8 @@ func (f *Iface) behind(a netip.Addr) bool {
 // address which it expects. Where several could stand the first by name does (contract §4.4).
 func (x *Index) standings(hosts []Host, endpoints map[string][]*member) map[v3.Ref][]string {
 	workloads := map[string]bool{}
-	for _, m := range x.members {
-		if m.ref.Kind == "WorkloadEndpoint" && m.node == x.node {
+	for _, m := range x.owned {
+		if m.ref.Kind == "WorkloadEndpoint" && x.node != "" {
 			workloads[m.iface] = true
 		}
 	}
