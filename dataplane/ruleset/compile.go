@@ -38,7 +38,7 @@ const (
 // dataplane/README.md for the packet's way through the table.
 func (k *Compiler) whole(p *policy.Plan) *Table {
 	c := &compiler{Compiler: k, objects: newObjects(), made: newObjects(), plan: p, settings: p.Settings[p.Node],
-		any: map[string]Verdict{}, guarded: map[string]bool{}, named: map[guardKey]guardName{}, used: map[string]bool{}}
+		any: map[string]Verdict{}, guarded: map[string]bool{}, used: map[string]bool{}}
 	k.moving.follow(p.Sets)
 	if !maps.Equal(k.hasNets, k.moving.hasNets) || !reflect.DeepEqual(k.settings, c.settings) { // by which all rules are made
 		k.hasNets, k.settings = k.moving.hasNets, c.settings
@@ -46,7 +46,6 @@ func (k *Compiler) whole(p *policy.Plan) *Table {
 	}
 	c.endpoints()
 	c.baseChains()
-	k.names = c.named
 	c.keep()
 	sets, verdicts, chains := c.finished()
 	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(k.moving.list, k.guards.sets.list, setName), sets, setName),
@@ -62,8 +61,9 @@ type compiler struct {
 	settings policy.Settings
 	any      map[string]Verdict // by base chain: to the guard of the host endpoint for all interfaces
 	guarded  map[string]bool    // the base chains at which a host endpoint guards
-	named    map[guardKey]guardName
-	used     map[string]bool // the guards, by name
+	used     map[string]bool    // the guards, by name
+	fresh    []*policy.Guard    // that are made anew
+	named    int                // guards whose names were asked for
 }
 
 // objects are sets, maps and chains in the making, by name.
@@ -101,11 +101,8 @@ type gathering struct {
 	gathered []Elem
 }
 
-// mapping is a map in the making.
-type mapping struct {
-	Map
-	has map[Elem]bool
-}
+// mapping is a map in the making, its entries in the order in which they are found.
+type mapping struct{ Map }
 
 func sortedNames[V any](m map[string]V) []string {
 	names := make([]string, 0, len(m))
@@ -260,7 +257,7 @@ func (c *compiler) ifaceMap(name string) *mapping {
 }
 
 func (c *compiler) newMap(name string, t Type) *mapping {
-	m := &mapping{Map: Map{Name: name, Type: t}, has: map[Elem]bool{}}
+	m := &mapping{Map{Name: name, Type: t}}
 	c.maps[name] = m
 	return m
 }
@@ -359,6 +356,7 @@ func (c *compiler) guard(g *policy.Guard, m mode) string {
 	if c.used[name] = true; c.guardKept(name) {
 		return name
 	}
+	c.fresh = append(c.fresh, g)
 	defer func(outer *objects) { c.objects = outer }(c.objects)
 	c.objects = c.made
 	chain := &Chain{Name: name}
@@ -384,14 +382,12 @@ func (c *compiler) guard(g *policy.Guard, m mode) string {
 // guardName names a guard by its tiers; those that the last plan had as well are not looked at.
 func (c *compiler) guardName(g *policy.Guard, m mode) string {
 	at := guardKey{&g.Tiers[0], g.Direction}
-	known, ok := c.named[at]
-	if !ok {
-		known, ok = c.names[at]
-	}
+	known, ok := c.names[at]
 	if !ok || len(known.tiers) != len(g.Tiers) {
 		known = guardName{g.Tiers, "guard/" + g.Direction.String() + "/" + hash(g.Tiers)}
+		c.names[at] = known
 	}
-	c.named[at] = known
+	c.named++
 	return known.name + m.suffix
 }
 
@@ -535,16 +531,12 @@ func (c *compiler) logLimit() *Limit {
 	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), max(c.settings.LogLimit.Burst, 1)} // to the kernel 0 is 5
 }
 
-// add an entry; what came first for a key stays.
-func (m *mapping) add(key Elem, v Verdict) {
-	if !m.has[key] {
-		m.has[key] = true
-		m.Entries = append(m.Entries, Entry{key, v})
-	}
-}
+// add an entry; what came first for a key counts.
+func (m *mapping) add(key Elem, v Verdict) { m.Entries = append(m.Entries, Entry{key, v}) }
 
 func (m *mapping) sorted() *Map {
-	slices.SortFunc(m.Entries, func(a, b Entry) int { return a.Key.Compare(b.Key) })
+	slices.SortStableFunc(m.Entries, func(a, b Entry) int { return a.Key.Compare(b.Key) })
+	m.Entries = slices.CompactFunc(m.Entries, func(a, b Entry) bool { return a.Key == b.Key })
 	return &m.Map
 }
 

@@ -39,7 +39,7 @@ type guardName struct {
 
 // NewCompiler makes one that has expressed nothing yet.
 func NewCompiler(o Options) *Compiler {
-	return &Compiler{options: o, worth: worthMap, guards: newGuards()}
+	return &Compiler{options: o, worth: worthMap, names: map[guardKey]guardName{}, guards: newGuards()}
 }
 
 // Compile expresses a plan. Equal plans give equal tables. changes are those from the table of the last plan, as Diff gives them, and

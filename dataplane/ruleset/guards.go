@@ -88,13 +88,17 @@ func (c *compiler) keep() {
 			delete(g.by, name)
 		}
 	}
-	for _, n := range c.named {
+	for _, made := range c.fresh {
+		base := c.names[guardKey{&made.Tiers[0], made.Direction}].name
 		for _, suffix := range suffixes {
-			if name := n.name + suffix; c.made.chains[name] != nil && g.by[name] == nil {
-				g.by[name] = c.kept(name, n.tiers)
+			if name := base + suffix; c.made.chains[name] != nil && g.by[name] == nil {
+				g.by[name] = c.kept(name, made.Tiers)
 				g.join(&g.by[name].has, c.made)
 			}
 		}
+	}
+	if len(c.names) > 2*c.named { // most are of guards that have gone
+		c.names = map[guardKey]guardName{}
 	}
 	for _, k := range leaving {
 		g.leave(&k.has)

@@ -92,7 +92,7 @@ func (n *liveNode) say(o client.Object, goes bool) (took float64, wrote []rulese
 func change(args []string) error {
 	flags := flag.NewFlagSet("change", flag.ContinueOnError)
 	short := flags.Bool("short", false, "fewer turns, and no cluster of 10k")
-	turns := flags.Int("turns", 1000, "how often each change is made")
+	turns := flags.Int("turns", 500, "how often each change is made")
 	out := flags.String("json", "", "write the figures to this file too")
 	if err := flags.Parse(args); err != nil {
 		return err
