@@ -102,7 +102,7 @@ var statusColumn = column{"STATUS", true, func(o client.Object) string {
 	if conditions == nil {
 		return ""
 	}
-	text := "Unknown" // no agent has said anything since the object was written
+	text, warned := "Unknown", "" // no agent has said anything since the object was written
 	for _, c := range *conditions {
 		switch {
 		case c.ObservedGeneration != o.GetGeneration():
@@ -112,9 +112,11 @@ var statusColumn = column{"STATUS", true, func(o client.Object) string {
 			text = c.Reason
 		case c.Type == v3.ConditionAccepted && text == "Unknown":
 			text = c.Reason // of a staged policy, which is not programmed
+		case c.Type == v3.ConditionWarning:
+			warned = ", Warning"
 		}
 	}
-	return text
+	return text + warned
 }}
 
 // orderText is calicoctl's: no order prints as <nil>.

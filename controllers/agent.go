@@ -43,6 +43,7 @@ type Agent struct {
 	progress   progress
 	reported   *v1alpha1.NodeReportStatus // last
 	unreported string                     // why not
+	reporting  retry
 }
 
 // Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
@@ -63,7 +64,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused, a.editions = map[v3.Ref]string{}, map[v3.Ref]edition{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
-	var failed error // to program what the index says
+	a.reporting = retry{first: time.Second, most: time.Minute}
+	var plan *policy.Plan
+	var failed error // to program it
 	for {
 		select {
 		case <-ctx.Done():
@@ -82,14 +85,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			first := revision == ""
 			revision = batch.revision
 			if batch.anew {
-				a.editions = map[v3.Ref]edition{}
+				a.editions, a.reported = map[v3.Ref]edition{}, nil
 			}
 			news := a.take(index, batch.events)
 			if batch.anew {
 				a.progress.anew(batch.revision)
 			}
 			if !news && !first {
-				if a.report(ctx, index.Plan(), failed); failed == nil {
+				if a.report(ctx, plan, failed); failed == nil {
 					a.Log.Debug("nothing new", "revision", revision)
 				}
 				continue
@@ -111,8 +114,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
+		case <-a.reporting.due():
+			a.report(ctx, plan, failed)
+			continue
 		}
-		plan := index.Plan()
+		plan = index.Plan()
 		failed = a.program(plan, bridges, revision)
 		a.report(ctx, plan, failed)
 		if a.Once {
@@ -171,11 +177,11 @@ func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[strin
 // has changed, or what an agent reports.
 func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 	for _, e := range events {
-		a.progress.note(e)
 		now, counted := editionOf(e)
 		if was, known := a.editions[e.Ref]; e.Ref.Kind == kindReport || counted && known && was.same(now) {
 			continue
 		}
+		a.progress.note(e)
 		if delete(a.editions, e.Ref); counted {
 			a.editions[e.Ref] = now
 		}
@@ -260,7 +266,11 @@ func (a *Agent) Remove(ctx context.Context) error {
 	report := &v1alpha1.NodeReport{}
 	report.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
 	report.Name = a.Node
-	if err := a.Store.Delete(ctx, report); err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoStore) {
+	err := a.Store.Delete(ctx, report)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		a.Log.Warn("this node has no report to remove: say --node if the agent had another name", "node", a.Node)
+	case err != nil && !errors.Is(err, store.ErrNoStore):
 		return fmt.Errorf("the table is gone; its report is not: %w", err)
 	}
 	return nil

@@ -2,6 +2,9 @@ package controllers
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -81,10 +84,13 @@ func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error) {
 	switch {
 	case err == nil:
 		a.reported, a.unreported = now, ""
+		a.reporting.stop()
+		return
 	case a.unreported != err.Error() && ctx.Err() == nil:
 		a.unreported = err.Error()
 		a.Log.Warn("what this node enforces cannot be reported; it is enforced all the same", "error", err)
 	}
+	a.reporting.later()
 }
 
 // status is the report but for its time.
@@ -95,7 +101,7 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 	}
 	enforcing := metav1.Condition{Type: v1alpha1.ConditionEnforcing, Status: metav1.ConditionTrue, Reason: v3.ReasonProgrammed}
 	if failed != nil {
-		enforcing.Status, enforcing.Reason, enforcing.Message = metav1.ConditionFalse, v3.ReasonFailed, failed.Error()
+		enforcing.Status, enforcing.Reason, enforcing.Message = metav1.ConditionFalse, v3.ReasonFailed, cut(failed.Error())
 	}
 	apimeta.SetStatusCondition(&s.Conditions, enforcing)
 	for i := range plan.Policies {
@@ -133,6 +139,13 @@ func editionOf(e store.Event) (edition, bool) {
 
 func editionOfObject(o client.Object) edition {
 	return edition{string(o.GetUID()), o.GetGeneration(), o.GetLabels(), o.GetAnnotations()}
+}
+
+// digest is short, and another for another edition.
+func (e edition) digest() string {
+	text, _ := json.Marshal([]any{e.uid, e.generation, e.labels, e.annotations}) // of strings and a number: it cannot fail
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
 }
 
 func (e edition) same(o edition) bool {

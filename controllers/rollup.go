@@ -15,8 +15,8 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// Rollup keeps the status of each object as the nodes' reports say. It needs no memory of its own: several may run on one store, and
-// write the same.
+// Rollup keeps the status of each object as the nodes' reports say. It has no memory but the store: several may run on one, and write the
+// same.
 //
 //	objects ──► what of each cannot be enforced as written ──► Accepted, Warning ─┐
 //	NodeReports ──► how far each node has come, and what it notes ─► Programmed ──┴─► status, where it is not so already
@@ -50,11 +50,7 @@ func (r *Rollup) Run(ctx context.Context) error {
 			case b.err != nil:
 				continue // which the agent has said
 			}
-			if synced = true; b.anew {
-				for _, f := range r.fares { // what was not told again is as it was, and as new as the store
-					f.since = b.revision
-				}
-			}
+			synced = true
 			for _, e := range b.events {
 				r.take(e)
 			}
@@ -101,9 +97,10 @@ func (r *Rollup) object(ref v3.Ref, obj client.Object) {
 	if bare == nil {
 		return
 	}
-	f := &fare{object: bare, since: obj.GetResourceVersion()}
-	if was := r.fares[ref]; was != nil && editionOfObject(was.object).same(editionOfObject(obj)) {
-		f.since = was.since
+	f := &fare{object: bare, since: obj.GetResourceVersion(), digest: editionOfObject(obj).digest()}
+	conditions, _ := conditionsOf(obj)
+	if o := observedOf(*conditions); o.digest == f.digest {
+		f.since = o.since // whoever writes a status makes another resourceVersion of the same
 	}
 	if h, ok := obj.(*v3.HostEndpoint); ok {
 		f.node = h.Spec.Node
@@ -134,8 +131,6 @@ func withoutSpec(obj client.Object) client.Object {
 	bare.SetName(obj.GetName())
 	bare.SetUID(obj.GetUID())
 	bare.SetGeneration(obj.GetGeneration())
-	bare.SetLabels(obj.GetLabels())
-	bare.SetAnnotations(obj.GetAnnotations())
 	bare.SetResourceVersion(obj.GetResourceVersion())
 	conditions, generation := conditionsOf(bare)
 	*conditions = *have

@@ -19,7 +19,8 @@ import (
 // fare is what is known of one object, as far as its status is made of it.
 type fare struct {
 	object  client.Object // its metadata and its status, and no spec
-	since   string        // with which resourceVersion its edition was first seen
+	since   string        // with which resourceVersion its edition was first seen, by whoever rolls up
+	digest  string        // of its edition
 	refused string        // what of it cannot be enforced as written
 	notices []string      // what of it may surprise
 	node    string        // the only one that is concerned, or ""
@@ -59,9 +60,25 @@ func (f *fare) fares(reports map[string]*report) []metav1.Condition {
 		apimeta.RemoveStatusCondition(&out, v3.ConditionWarning)
 	}
 	if !strings.HasPrefix(ref.Kind, "Staged") { // which is never in force
+		set(metav1.Condition{Type: v3.ConditionObserved, Status: metav1.ConditionTrue, Reason: v3.ReasonSeen, Message: observed{f.since, f.digest}.String()})
 		set(f.programmed(ref.Kind, reports))
 	}
 	return out
+}
+
+// observed is what a condition Observed says.
+type observed struct{ since, digest string }
+
+func (o observed) String() string {
+	return fmt.Sprintf("first seen with resourceVersion %s, digest %s", o.since, o.digest)
+}
+
+func observedOf(conditions []metav1.Condition) (o observed) {
+	if c := apimeta.FindStatusCondition(conditions, v3.ConditionObserved); c != nil {
+		_, _ = fmt.Sscanf(c.Message, "first seen with resourceVersion %s digest %s", &o.since, &o.digest) // what says nothing is of nothing
+		o.since = strings.TrimSuffix(o.since, ",")
+	}
+	return o
 }
 
 // warnings about the object: what it says of itself, and what nodes say of it.

@@ -136,6 +136,12 @@ func TestConditions(t *testing.T) {
 				if cond.ObservedGeneration != 1 {
 					t.Errorf("%s is of generation %d", cond.Type, cond.ObservedGeneration)
 				}
+				if cond.Type == v3.ConditionObserved {
+					if o := observedOf([]metav1.Condition{cond}); o.since != "7" && o.since != "10" || o.digest != editionOfObject(c.object).digest() {
+						t.Errorf("%q is read as %+v", cond.Message, o)
+					}
+					continue
+				}
 				got = append(got, strings.TrimSpace(fmt.Sprintln(cond.Type, cond.Status, cond.Reason, cond.Message)))
 			}
 			want := strings.Split(strings.TrimSpace(strings.ReplaceAll(c.want, "\t", "")), "\n")
@@ -214,6 +220,20 @@ func TestRollupSettles(t *testing.T) {
 		until(t, "all nodes have come as far", func() bool { return programmed(p) == "on 2 of 2 nodes" })
 	}
 
+	// Who begins to roll up later sees a later resourceVersion, and means the same by it; though a node reports no more.
+	running.Go(func() { _ = (&Rollup{Store: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
+	put(reported("c", changed.GetResourceVersion(), ""))
+	running.Go(func() { _ = (&Rollup{Store: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
+	for _, p := range []string{"p", "q"} {
+		until(t, "all nodes have come as far", func() bool { return programmed(p) == "on 3 of 3 nodes" })
+	}
+	relabelled := put(global("q", "", func(p *v3.GlobalNetworkPolicy) { p.Labels = map[string]string{"a": "b"} }))
+	until(t, "a label is new to all", func() bool { return programmed("q") == "on 0 of 3 nodes; not yet on a, b, c" })
+	for _, n := range []string{"a", "b", "c"} {
+		put(reported(n, relabelled.GetResourceVersion(), ""))
+	}
+	until(t, "all nodes have the label", func() bool { return programmed("q") == "on 3 of 3 nodes" })
+
 	// A transaction of our own shows the revision: had they written meanwhile, it would be further.
 	var revisions []string
 	for i := range 2 {
@@ -265,7 +285,7 @@ func TestWhatIsNews(t *testing.T) {
 		news bool
 	}{
 		{"a policy", global("p", "1"), true},
-		{"its status", global("p", "2", func(p *v3.GlobalNetworkPolicy) { p.Status.ObservedGeneration = 1 }), false},
+		{"its status, of which nobody reports", global("p", "2", func(p *v3.GlobalNetworkPolicy) { p.Status.ObservedGeneration = 1 }), false},
 		{"a label", global("p", "3", func(p *v3.GlobalNetworkPolicy) { p.Labels = map[string]string{"a": "b"} }), true},
 		{"no label any more", global("p", "4"), true},
 		{"an annotation", global("p", "5", func(p *v3.GlobalNetworkPolicy) { p.Annotations = map[string]string{"a": "b"} }), true},

@@ -11,6 +11,9 @@ const (
 	ConditionProgrammed = "Programmed"
 	// ConditionWarning is there, and true, while something of the object may not do what its author thinks.
 	ConditionWarning = "Warning"
+	// ConditionObserved is always true. Its message names the resourceVersion with which the object as it is now, but for its status, was
+	// first seen, and a digest of what is meant by that: who has come as far with objects of the kind has seen it.
+	ConditionObserved = "Observed"
 	// ConditionReady of a Tier is true while it takes part (contract §1.3).
 	ConditionReady = "Ready"
 )
@@ -24,6 +27,7 @@ const (
 	ReasonFailed          = "Failed"          // of Programmed: a node cannot enforce it
 	ReasonNoAgent         = "NoAgent"         // of Programmed: no node has reported
 	ReasonNotAllAsWritten = "NotAllAsWritten" // of Warning: the message says what is not
+	ReasonSeen            = "Seen"            // of Observed
 	ReasonReady           = "Ready"           // of Ready
 )
 

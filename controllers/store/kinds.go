@@ -70,6 +70,9 @@ func kubernetes(kind string, gvk schema.GroupVersionKind, plural string, namespa
 // Calico tells whether the kind is one of projectcalico.org.
 func (k *Kind) Calico() bool { return k.GVK.Group == v3.GroupVersion.Group }
 
+// ownStatus tells whether the status of the kind's objects is written by us alone; that of others is what somebody says of them.
+func (k *Kind) ownStatus() bool { return k.Calico() || k.Kind == v3.KindKubernetesClusterNetworkPolicy }
+
 // HasCRD tells whether a CRD of ours says what an object of the kind may be.
 func (k *Kind) HasCRD() bool { return k.Calico() || k.GVK.Group == v1alpha1.GroupVersion.Group }
 

@@ -91,7 +91,7 @@ func (tx *Tx) Create(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	keepServerFields(u, nil, kind.Calico())
+	keepServerFields(u, nil, kind)
 	u.SetUID(uuid.NewUUID())
 	u.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
 	u.SetGeneration(1)
@@ -110,7 +110,7 @@ func (tx *Tx) Update(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	keepServerFields(u, old, kind.Calico())
+	keepServerFields(u, old, kind)
 	return tx.store(ref, u, old)
 }
 
@@ -169,9 +169,9 @@ func storable(ref v3.Ref) (*Kind, error) {
 }
 
 // keepServerFields takes over from old, or leaves out when there is none, what is not the user's to say: all metadata but name,
-// namespace, labels and annotations (contract §6.5), and the status of v3 kinds. Of Kubernetes' kinds the store only keeps what
-// is true elsewhere: their status, and that they are being deleted, are told to it.
-func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
+// namespace, labels and annotations (contract §6.5), and the status of kinds whose status is ours. Of Kubernetes' other kinds the store
+// only keeps what is true elsewhere: their status, and that they are being deleted, are told to it.
+func keepServerFields(u, old *unstructured.Unstructured, kind *Kind) {
 	meta := map[string]any{"name": u.GetName()}
 	if u.GetNamespace() != "" {
 		meta["namespace"] = u.GetNamespace()
@@ -184,13 +184,13 @@ func keepServerFields(u, old *unstructured.Unstructured, calico bool) {
 	u.Object["metadata"] = runtime.DeepCopyJSON(meta)
 	u.SetLabels(labels)
 	u.SetAnnotations(annotations)
-	if !calico {
+	if !kind.Calico() {
 		u.SetDeletionTimestamp(deleted)
 	}
 	switch {
-	case calico && status == nil:
+	case kind.ownStatus() && status == nil:
 		delete(u.Object, "status")
-	case calico:
+	case kind.ownStatus():
 		u.Object["status"] = status
 	}
 }

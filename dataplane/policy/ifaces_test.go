@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/test/scenario"
 )
@@ -70,6 +71,33 @@ func TestUnknownBehindBridge(t *testing.T) {
 			Via: "n1", InIface: "br0"}
 		if got := p.Trace(f); got.Verdict != c.want {
 			t.Errorf("%s to %s: %s, want %s: %+v", c.from, c.to, got.Verdict, c.want, got.Steps)
+		}
+	}
+}
+
+// A workload's interface is no host endpoint's: when the workload comes or goes, so does what stands there.
+func TestHostEndpointMakesWayForAWorkload(t *testing.T) {
+	x := policy.NewIndex("n1", policy.Options{})
+	at := netip.MustParseAddr("172.16.1.1")
+	x.SetInterfaces([]policy.Iface{{Name: "veth9", Addrs: []netip.Addr{at}}})
+	h, w := &v3.HostEndpoint{}, &v3.WorkloadEndpoint{}
+	h.Name, h.Spec.Node, h.Spec.ExpectedIPs = "h", "n1", []string{at.String()}
+	w.Namespace, w.Name, w.Spec.Node, w.Spec.InterfaceName, w.Spec.IPNetworks = "ns", "w", "n1", "veth9", []string{"10.0.0.1/32"}
+	_ = x.Set(h)
+	stands := func() []string {
+		for _, e := range x.Plan().Endpoints {
+			if e.Host() {
+				return e.Ifaces
+			}
+		}
+		return nil
+	}
+	for _, step := range []struct {
+		do    func()
+		there bool
+	}{{func() {}, true}, {func() { _ = x.Set(w) }, false}, {func() { x.Delete(v3.Ref{Kind: "WorkloadEndpoint", Namespace: "ns", Name: "w"}) }, true}} {
+		if step.do(); slices.Contains(stands(), "veth9") != step.there {
+			t.Errorf("it stands on %v, want there %v", stands(), step.there)
 		}
 	}
 }

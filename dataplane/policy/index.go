@@ -189,13 +189,20 @@ func (x *Index) noteMember(ref v3.Ref, was, now *member) {
 		x.members[ref] = was // with what is known of it
 		return
 	}
-	if ref.Kind == "HostEndpoint" {
+	if ref.Kind == "HostEndpoint" || ifaceOf(was) != ifaceOf(now) { // no host endpoint stands on a workload's interface
 		x.stale = true
 	}
 	if _, ok := x.changed[ref]; !ok {
 		x.changed[ref] = was
 	}
 	x.keep(ref)
+}
+
+func ifaceOf(m *member) string {
+	if m == nil {
+		return ""
+	}
+	return m.iface
 }
 
 // noteHeirs are the members that inherit a profile's labels.
