@@ -31,18 +31,24 @@ type compiled struct {
 	cel        *cel.Validator
 }
 
-// byKind has a function for each kind, which compiles on its first call.
+// byKind has a function for each kind, which parses and compiles on its first call.
 var byKind = sync.OnceValues(func() (map[runtimeschema.GroupVersionKind]func() (*compiled, error), error) {
-	all, err := Manifests()
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[runtimeschema.GroupVersionKind]func() (*compiled, error), len(all))
-	for i := range all {
-		spec := &all[i].CRD.Spec
-		out[runtimeschema.GroupVersionKind{Group: spec.Group, Version: spec.Versions[0].Name, Kind: spec.Names.Kind}] = sync.OnceValues(all[i].compile)
-	}
-	return out, nil
+	out := map[runtimeschema.GroupVersionKind]func() (*compiled, error){}
+	err := eachFile(func(name string, text []byte) error {
+		kind, err := kindOf(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		out[kind] = sync.OnceValues(func() (*compiled, error) {
+			m, err := parse(name, text)
+			if err != nil {
+				return nil, err
+			}
+			return m.compile()
+		})
+		return nil
+	})
+	return out, err
 })
 
 func (m *Manifest) compile() (*compiled, error) {

@@ -9,15 +9,18 @@ package crd
 
 import (
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 )
 
@@ -33,9 +36,18 @@ type Manifest struct {
 }
 
 // Manifests reads all of them, sorted by file.
-var Manifests = sync.OnceValues(func() ([]Manifest, error) {
-	var out []Manifest
-	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
+var Manifests = sync.OnceValues(func() (out []Manifest, err error) {
+	err = eachFile(func(name string, text []byte) error {
+		m, err := parse(name, text)
+		out = append(out, m)
+		return err
+	})
+	slices.SortFunc(out, func(a, b Manifest) int { return strings.Compare(a.File, b.File) })
+	return out, err
+})
+
+func eachFile(f func(name string, text []byte) error) error {
+	return fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -43,16 +55,32 @@ var Manifests = sync.OnceValues(func() ([]Manifest, error) {
 		if err != nil {
 			return err
 		}
-		m := Manifest{File: name, Standalone: path.Dir(name) == "standalone", YAML: text, CRD: &apiextensionsv1.CustomResourceDefinition{}}
-		if err := yaml.UnmarshalStrict(text, m.CRD); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		out = append(out, m)
-		return nil
+		return f(name, text)
 	})
-	slices.SortFunc(out, func(a, b Manifest) int { return strings.Compare(a.File, b.File) })
-	return out, err
-})
+}
+
+func parse(name string, text []byte) (Manifest, error) {
+	m := Manifest{File: name, Standalone: path.Dir(name) == "standalone", YAML: text, CRD: &apiextensionsv1.CustomResourceDefinition{}}
+	if err := yaml.UnmarshalStrict(text, m.CRD); err != nil {
+		return m, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+// What a manifest is of stands in lines of its own, which are found in no time: to parse all manifests takes longer than most commands.
+var (
+	groupLine   = regexp.MustCompile(`(?m)^  group: (.+)$`)
+	kindLine    = regexp.MustCompile(`(?m)^    kind: (.+)$`)
+	versionLine = regexp.MustCompile(`(?m)^  (?:- |  )name: (v.+)$`)
+)
+
+func kindOf(text []byte) (schema.GroupVersionKind, error) {
+	group, version, kind := groupLine.FindSubmatch(text), versionLine.FindSubmatch(text), kindLine.FindSubmatch(text)
+	if group == nil || version == nil || kind == nil {
+		return schema.GroupVersionKind{}, errors.New("it does not say of what kind it is")
+	}
+	return schema.GroupVersionKind{Group: string(group[1]), Version: string(version[1]), Kind: string(kind[1])}, nil
+}
 
 // Internal is the CRD in the form that the API server's own code works on.
 func (m *Manifest) Internal() (*apiextensions.CustomResourceDefinition, error) {
