@@ -82,16 +82,9 @@ func (a *Agent) Run(ctx context.Context) error {
 				continue
 			}
 			a.compare(revision, batch.revision)
-			first := revision == ""
+			news := a.told(index, &batch) || revision == ""
 			revision = batch.revision
-			if batch.anew {
-				a.editions, a.reported = map[v3.Ref]edition{}, nil
-			}
-			news := a.take(index, batch.events)
-			if batch.anew {
-				a.progress.anew(batch.revision)
-			}
-			if !news && !first {
+			if !news {
 				if a.report(ctx, plan, failed); failed == nil {
 					a.Log.Debug("nothing new", "revision", revision)
 				}
@@ -171,6 +164,15 @@ func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[strin
 	}
 	index.SetInterfaces(ifaces)
 	return bridges
+}
+
+// told takes in what the store has said. Where it is another store than before, what was known of the objects' editions counts no more.
+func (a *Agent) told(index *policy.Index, b *batch) (news bool) {
+	if b.anew {
+		a.editions, a.reported = map[v3.Ref]edition{}, nil
+		defer a.progress.anew(b.revision)
+	}
+	return a.take(index, b.events)
 }
 
 // take tells the index what changed, and logs what cannot be enforced as it is written. It is no news that the status of an object
