@@ -21,7 +21,7 @@ func TestCompilerRemembers(t *testing.T) {
 	moved, whole := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		there := scenario.Cluster(t)
-		coming := append(scenario.Cluster(t), pods(there)...)
+		coming := slices.Concat(scenario.Cluster(t), pods(there), edits(there))
 		x := indexOf("n1", policy.Options{}, there)
 		c := ruleset.NewCompiler(ruleset.Options{})
 		last := &ruleset.Table{Name: ruleset.DefaultTable}
@@ -64,6 +64,29 @@ func TestCompilerRemembers(t *testing.T) {
 		t.Errorf("%d plans differed from the last in their sets alone, %d in more", moved, whole)
 	}
 	t.Logf("%d plans differed from the last in their sets alone, %d in more", moved, whole)
+}
+
+// edits change one thing of what is there: the rules of one direction, whether a set has networks, how denials are said.
+func edits(objs []client.Object) (out []client.Object) {
+	for _, o := range objs {
+		switch o := o.DeepCopyObject().(type) {
+		case *v3.GlobalNetworkPolicy:
+			o.Spec.Egress = append(o.Spec.Egress, v3.Rule{Action: v3.Deny})
+			out = append(out, o)
+		case *v3.NetworkPolicy:
+			o.Spec.Egress = append(o.Spec.Egress, v3.Rule{Action: v3.Deny})
+			out = append(out, o)
+		case *v3.GlobalNetworkSet:
+			none, one := o, o.DeepCopy()
+			none.Spec.Nets, one.Spec.Nets = nil, []string{"198.51.100.0/24"}
+			out = append(out, none, one)
+		}
+	}
+	reject := "Reject"
+	f := &v3.FelixConfiguration{}
+	f.SetGroupVersionKind(v3.GroupVersion.WithKind("FelixConfiguration"))
+	f.Name, f.Spec.NFTablesFilterDenyAction = "default", &reject
+	return append(out, f)
 }
 
 // pods are others' pods with other labels, which move sets alone.
