@@ -35,7 +35,7 @@ type Agent struct {
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
 	noted    []policy.Note     // what was last logged about objects together
 	judged   bool              // the connections, since the kernel's table last changed
-	filtered *policy.Plan      // the last whose workloads were seen to be guarded from each other
+	bridged  bridged           // the workload for which bridges must filter
 	compiler *ruleset.Compiler
 	taken    bool // the kernel has the compiler's last table
 
@@ -219,14 +219,7 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 		}
 		a.noted = plan.Notes
 	}
-	var unfiltered error
-	if a.filtered == nil || !plan.SameRules(a.filtered) { // else it has the same endpoints
-		if unfiltered = filterBridges(plan, a.Node, bridges); unfiltered == nil {
-			a.filtered = plan
-		} else {
-			a.filtered = nil
-		}
-	}
+	unfiltered := a.bridged.filter(plan, a.Node, bridges)
 	changes, err := a.apply(plan)
 	if err != nil {
 		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))

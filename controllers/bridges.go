@@ -8,22 +8,36 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// filterBridges sees to it that packets between a node's workloads meet the table also when they only go from one port of a
-// bridge to another. Where no workload hangs on a bridge nothing is asked of the host.
-func filterBridges(plan *policy.Plan, node string, bridges map[string]bool) error {
-	bridge, workload, err := bridged(plan, node, bridges)
-	if err != nil || bridge == "" {
-		return err
+// bridged is a workload that a node reaches through a bridge, or none, as found for a plan. It is looked for again when the plan has
+// other endpoints, or the node other interfaces: a plan then has other rules.
+type bridged struct {
+	plan             *policy.Plan
+	bridge, workload string
+}
+
+// filter sees to it that packets between a node's workloads meet the table also when they only go from one port of a bridge to
+// another, each time anew: others may have switched that off. Where no workload hangs on a bridge nothing is asked of the host.
+func (b *bridged) filter(plan *policy.Plan, node string, bridges map[string]bool) error {
+	if b.plan == nil || !plan.SameRules(b.plan) {
+		bridge, workload, err := findBridged(plan, node, bridges)
+		if err != nil {
+			b.plan = nil
+			return err
+		}
+		*b = bridged{plan, bridge, workload}
+	}
+	if b.bridge == "" {
+		return nil
 	}
 	if err := nft.BridgeFiltering(); err != nil {
 		return fmt.Errorf("workloads on bridge %s, as %s is, are not guarded from each other: %w; "+
-			"let the agent write it, or set it to 1 yourself", bridge, workload, err)
+			"let the agent write it, or set it to 1 yourself", b.bridge, b.workload, err)
 	}
 	return nil
 }
 
-// bridged finds a workload that the node reaches through a bridge: the bridge's network holds its address, or a route does.
-func bridged(plan *policy.Plan, node string, bridges map[string]bool) (bridge, workload string, err error) {
+// findBridged finds a workload that the node reaches through a bridge: the bridge's network holds its address, or a route does.
+func findBridged(plan *policy.Plan, node string, bridges map[string]bool) (bridge, workload string, err error) {
 	if len(bridges) == 0 {
 		return "", "", nil
 	}

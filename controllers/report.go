@@ -129,12 +129,13 @@ type edition struct {
 	labels, annotations map[string]string
 }
 
-// editionOf an event's object whose generation counts the changes of its spec; none of any other.
+// editionOf an event's object that has a status of ours, and whose generation counts the changes of its spec; none of any other.
 func editionOf(e store.Event) (edition, bool) {
-	if e.Type != store.Put || e.Object.GetObjectKind().GroupVersionKind().GroupVersion() != v3.GroupVersion || e.Object.GetGeneration() == 0 {
+	if e.Type != store.Put || e.Object.GetGeneration() == 0 {
 		return edition{}, false
 	}
-	return editionOfObject(e.Object), true
+	conditions, _ := conditionsOf(e.Object)
+	return editionOfObject(e.Object), conditions != nil
 }
 
 func editionOfObject(o client.Object) edition {

@@ -291,6 +291,8 @@ func TestWhatIsNews(t *testing.T) {
 		{"an annotation", global("p", "5", func(p *v3.GlobalNetworkPolicy) { p.Annotations = map[string]string{"a": "b"} }), true},
 		{"another generation", global("p", "6", func(p *v3.GlobalNetworkPolicy) { p.Generation = 2 }), true},
 		{"another object of the name", global("p", "7", func(p *v3.GlobalNetworkPolicy) { p.Generation, p.UID = 2, "other" }), true},
+		{"a ClusterNetworkPolicy", of(&policyapi.ClusterNetworkPolicy{}, v3.KindKubernetesClusterNetworkPolicy, "c", "7"), true},
+		{"its status", of(&policyapi.ClusterNetworkPolicy{}, v3.KindKubernetesClusterNetworkPolicy, "c", "8"), false},
 		{"a report", reported("n2", "7", ""), false},
 		{"a pod, whose generation says nothing", of(&corev1.Pod{}, "Pod", "p", "8"), true},
 		{"its status", of(&corev1.Pod{}, "Pod", "p", "9"), true},
@@ -302,7 +304,7 @@ func TestWhatIsNews(t *testing.T) {
 	if got := a.progress.told["GlobalNetworkPolicy"]; got != "7" {
 		t.Errorf("it has come to %s", got)
 	}
-	if a.progress.anew("3"); a.progress.told["GlobalNetworkPolicy"] != "3" || len(a.progress.told) != 1 {
+	if a.progress.anew("3"); a.progress.told["GlobalNetworkPolicy"] != "3" || a.progress.told["Pod"] != "" {
 		t.Errorf("in the other store it has come to %v", a.progress.told)
 	}
 }

@@ -53,6 +53,7 @@ type builder struct {
 	byLabel       byLabel               // the members
 	wanting       wanting               // the live sets
 	plan          *Plan                 // the last one
+	notes         []Note                // of its endpoints
 	books         map[v3.Ref]*book      // that some guard of it names
 	uses          map[v3.Ref]int        // how often each of these is named
 	enforced      map[v3.Ref]int        // and how often in an enforced tier
@@ -118,6 +119,7 @@ func (b *builder) endpoints() {
 	b.claims(&next)
 	b.stand(&next)
 	next.where = placesOf(next.Endpoints, b.sites)
+	b.notes = next.Notes
 	b.plan = &next
 	if b.moved {
 		b.policies()

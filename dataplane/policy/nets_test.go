@@ -41,8 +41,19 @@ func TestManyNetworks(t *testing.T) {
 	p.Name, p.Spec.Ingress = "p", []v3.Rule{{Action: v3.Allow, Source: v3.EntityRule{Selector: "a == 'b'"}}}
 	h := &v3.HostEndpoint{}
 	h.Name, h.Spec.Node, h.Spec.InterfaceName = "h", "n1", "eth0"
-	_, _ = x.Set(p), x.Set(h)
-	if sets := x.Plan().Sets; len(sets) != 1 || len(sets[0].Nets) != policy.MaxNets+1 {
+	other := s.DeepCopy()
+	other.Name, other.Spec.Nets = "other", []string{"203.0.113.0/28", "198.51.100.1/32"}
+	_, _, _ = x.Set(p), x.Set(h), x.Set(other)
+	plan := x.Plan()
+	if sets := plan.Sets; len(sets) != 1 || len(sets[0].Nets) < policy.MaxNets+1 {
 		t.Errorf("%d sets", len(sets))
+	}
+	if len(plan.Notes) != 2 || plan.Notes[0].About.Name != "many" || plan.Notes[1].About.Name != "other" {
+		t.Errorf("of sets with many networks together: %v", plan.Notes)
+	}
+	s.Spec.Nets = nil
+	_ = x.Set(s)
+	if notes := x.Plan().Notes; len(notes) != 0 {
+		t.Errorf("there are few again: %v", notes)
 	}
 }

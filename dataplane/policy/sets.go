@@ -1,10 +1,13 @@
 package policy
 
 import (
+	"cmp"
+	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/tierwall/tierwall/apis/selector"
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -54,7 +57,25 @@ func (b *builder) sets() {
 	for i, l := range b.ordered {
 		next.Sets[i] = b.set(l)
 	}
+	next.Notes = slices.Concat(b.notes, b.crowded())
 	b.plan = &next
+}
+
+// crowded notes the network sets that are in a set together with more networks than one should have.
+func (b *builder) crowded() (out []Note) {
+	for _, l := range b.ordered {
+		if len(l.net) <= MaxNets {
+			continue
+		}
+		for ref, m := range b.index.members {
+			if len(m.nets) > 0 && slices.Contains(m.in, l) {
+				out = append(out, Note{ref, fmt.Sprintf("is one of %s, which have %d networks, more than %d: a change of one takes the kernel many seconds",
+					l.spec.about, len(l.net), MaxNets)})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Note) int { return cmp.Or(a.About.Compare(b.About), strings.Compare(a.Text, b.Text)) })
+	return out
 }
 
 // order the sets that rules name, and begin those that the last rules did not.
