@@ -205,19 +205,19 @@ func TestRollupSettles(t *testing.T) {
 		}
 		return ""
 	}
-	until(t, "nobody has reported", func() bool { return programmed("p") == "no agent has reported" })
+	until(t, s, "nobody has reported", func() bool { return programmed("p") == "no agent has reported" })
 	last := put(global("q", ""))
 	put(reported("a", last.GetResourceVersion(), ""))
 	put(reported("b", "0", ""))
 	for _, p := range []string{"p", "q"} {
-		until(t, "one node has come as far", func() bool { return programmed(p) == "on 1 of 2 nodes; not yet on b" })
+		until(t, s, "one node has come as far", func() bool { return programmed(p) == "on 1 of 2 nodes; not yet on b" })
 	}
 	changed := put(global("p", "", func(p *v3.GlobalNetworkPolicy) { p.Spec.Selector = "a == 'b'" }))
-	until(t, "the change is new to both", func() bool { return programmed("p") == "on 0 of 2 nodes; not yet on a, b" })
+	until(t, s, "the change is new to both", func() bool { return programmed("p") == "on 0 of 2 nodes; not yet on a, b" })
 	put(reported("a", changed.GetResourceVersion(), "")) // who writes a status later does not make it newer
 	put(reported("b", changed.GetResourceVersion(), ""))
 	for _, p := range []string{"p", "q"} {
-		until(t, "all nodes have come as far", func() bool { return programmed(p) == "on 2 of 2 nodes" })
+		until(t, s, "all nodes have come as far", func() bool { return programmed(p) == "on 2 of 2 nodes" })
 	}
 
 	// Who begins to roll up later sees a later resourceVersion, and means the same by it; though a node reports no more.
@@ -225,28 +225,26 @@ func TestRollupSettles(t *testing.T) {
 	put(reported("c", changed.GetResourceVersion(), ""))
 	running.Go(func() { _ = (&Rollup{Store: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx) })
 	for _, p := range []string{"p", "q"} {
-		until(t, "all nodes have come as far", func() bool { return programmed(p) == "on 3 of 3 nodes" })
+		until(t, s, "all nodes have come as far", func() bool { return programmed(p) == "on 3 of 3 nodes" })
 	}
 	relabelled := put(global("q", "", func(p *v3.GlobalNetworkPolicy) { p.Labels = map[string]string{"a": "b"} }))
-	until(t, "a label is new to all", func() bool { return programmed("q") == "on 0 of 3 nodes; not yet on a, b, c" })
+	until(t, s, "a label is new to all", func() bool { return programmed("q") == "on 0 of 3 nodes; not yet on a, b, c" })
 	for _, n := range []string{"a", "b", "c"} {
 		put(reported(n, relabelled.GetResourceVersion(), ""))
 	}
-	until(t, "all nodes have the label", func() bool { return programmed("q") == "on 3 of 3 nodes" })
+	until(t, s, "all nodes have the label", func() bool { return programmed("q") == "on 3 of 3 nodes" })
 
-	// A transaction of our own shows the revision: had they written meanwhile, it would be further.
-	var revisions []string
-	for i := range 2 {
-		time.Sleep(200 * time.Millisecond) // nothing is to happen: there is nothing to wait for
-		put(of(&corev1.Namespace{}, "Namespace", fmt.Sprint("ns", i), ""))
-		all, err := s.List(t.Context(), "Namespace", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		revisions = append(revisions, all[i].GetResourceVersion())
+	// Transactions of our own show the revision: had they written meanwhile, it would be further.
+	const many = 100
+	for i := range many {
+		put(of(&corev1.Namespace{}, "Namespace", fmt.Sprintf("ns%03d", i), ""))
 	}
-	if newer(revisions[0], revisions[1]) || revisionGap(t, revisions[0], revisions[1]) != 1 {
-		t.Errorf("they write on: revisions %v", revisions)
+	all, err := s.List(t.Context(), "Namespace", "")
+	if err != nil || len(all) != many {
+		t.Fatalf("%d namespaces, %v", len(all), err)
+	}
+	if gap := revisionGap(t, all[0].GetResourceVersion(), all[many-1].GetResourceVersion()); gap != many-1 {
+		t.Errorf("they have written %d times meanwhile", gap-many+1)
 	}
 }
 
@@ -262,13 +260,20 @@ func revisionGap(t *testing.T, a, b string) (gap int) {
 	return to - from
 }
 
-func until(t *testing.T, what string, holds func() bool) {
+// until follows the store till something holds.
+func until(t *testing.T, s store.Store, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never came that %s", what)
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	for e, err := range s.Watch(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == store.Synced && holds() {
+			return
 		}
 	}
+	t.Fatalf("it never came that %s", what)
 }
 
 // An agent acts on all but a status: on another generation, object, label or annotation, and on everything of a store that is another
@@ -306,5 +311,24 @@ func TestWhatIsNews(t *testing.T) {
 	}
 	if a.progress.anew("3"); a.progress.told["GlobalNetworkPolicy"] != "3" || a.progress.told["Pod"] != "" {
 		t.Errorf("in the other store it has come to %v", a.progress.told)
+	}
+}
+
+// What could not be reported is tried again, until it can be.
+func TestReportIsTriedAgain(t *testing.T) {
+	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))
+	a := Agent{Store: s.Existing(), Node: "n1", Reports: true, Log: slog.New(slog.DiscardHandler), reporting: retry{first: time.Hour, most: time.Hour}}
+	plan := policy.NewIndex("n1", policy.Options{}).Plan()
+	if a.report(t.Context(), plan, nil); a.reporting.due() == nil {
+		t.Error("there is no store, and it is not tried again")
+	}
+	if _, err := s.Put(t.Context(), of(&corev1.Namespace{}, "Namespace", "ns", "")); err != nil {
+		t.Fatal(err)
+	}
+	if a.report(t.Context(), plan, nil); a.reporting.due() != nil {
+		t.Error("it is reported, and tried again")
+	}
+	if _, err := s.Get(t.Context(), v3.Ref{Kind: kindReport, Name: "n1"}); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
@@ -269,5 +270,28 @@ func TestExisting(t *testing.T) {
 	must(t, os.Remove(path))
 	if err := s.PutStatus(t.Context(), object(t, named("GlobalNetworkPolicy", "p", "{}"))); !errors.Is(err, ErrNoStore) {
 		t.Errorf("the store has gone: %v", err)
+	}
+}
+
+// The status of a ClusterNetworkPolicy is ours as well: a file neither brings one nor takes it away.
+func TestStatusOfAClusterNetworkPolicy(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	text := `{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: p},
+		spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]},
+		status: {conditions: [{type: Mine, status: "True", reason: R, message: m, lastTransitionTime: "2026-01-01T00:00:00Z"}]}}`
+	made, err := s.Put(ctx, object(t, text))
+	must(t, err)
+	o := made.(*policyapi.ClusterNetworkPolicy)
+	if len(o.Status.Conditions) > 0 {
+		t.Errorf("taken over: %v", o.Status.Conditions)
+	}
+	o.Status.Conditions = []metav1.Condition{{Type: v3.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v3.ReasonAccepted, LastTransitionTime: metav1.Unix(1e9, 0)}}
+	must(t, s.PutStatus(ctx, o))
+	told, err := s.Get(ctx, v3.RefOf(o))
+	must(t, err)
+	again, err := s.Put(ctx, object(t, text))
+	must(t, err)
+	if again.GetResourceVersion() != told.GetResourceVersion() || len(again.(*policyapi.ClusterNetworkPolicy).Status.Conditions) != 1 {
+		t.Errorf("the same file changed it: %+v, was %+v", again, told)
 	}
 }

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -98,6 +99,38 @@ func TestHostEndpointMakesWayForAWorkload(t *testing.T) {
 	}{{func() {}, true}, {func() { _ = x.Set(w) }, false}, {func() { x.Delete(v3.Ref{Kind: "WorkloadEndpoint", Namespace: "ns", Name: "w"}) }, true}} {
 		if step.do(); slices.Contains(stands(), "veth9") != step.there {
 			t.Errorf("it stands on %v, want there %v", stands(), step.there)
+		}
+	}
+}
+
+// A host endpoint that guards nothing, because its node has no such interface, is told so; where nobody has said what there is, it is not.
+func TestHostEndpointThatStandsNowhere(t *testing.T) {
+	at := netip.MustParseAddr("192.0.2.1")
+	eth0 := []policy.Iface{{Name: "eth0", Addrs: []netip.Addr{at}}}
+	for _, c := range []struct {
+		says, iface, expects, node string
+		there                      []policy.Iface
+		note                       string
+	}{
+		{"by name", "eth0", "", "n1", eth0, ""},
+		{"by address", "", "192.0.2.1", "n1", eth0, ""},
+		{"by all names", "*", "", "n1", eth0, ""},
+		{"by a name that there is not", "eth7", "", "n1", eth0, "stands on interface eth7, which its node does not have now"},
+		{"by an address that there is not", "", "192.0.2.7", "n1", eth0, "stands on no interface"},
+		{"on another node", "eth7", "", "n2", eth0, ""},
+		{"nobody has said what there is", "eth7", "", "n1", nil, ""},
+	} {
+		x := policy.NewIndex("n1", policy.Options{})
+		x.SetInterfaces(c.there)
+		h := &v3.HostEndpoint{}
+		h.Name, h.Spec.Node, h.Spec.InterfaceName = "h", c.node, c.iface
+		if c.expects != "" {
+			h.Spec.ExpectedIPs = []string{c.expects}
+		}
+		_ = x.Set(h)
+		notes := x.Plan().Notes
+		if (len(notes) > 0) != (c.note != "") || len(notes) > 0 && (notes[0].About.Name != "h" || !strings.HasPrefix(notes[0].Text, c.note)) {
+			t.Errorf("%s: %v", c.says, notes)
 		}
 	}
 }
