@@ -48,7 +48,7 @@ update: go ## Rewrite the plans and tables that the corpus shows (never its verd
 	go test ./dataplane/policy -run TestScenarioPlans -update
 	go test ./dataplane/ruleset -run TestScenarioTables -update
 
-generate: go ## Write deep copies and CRD manifests anew from apis/v3
+generate: go ## Write deep copies and CRD manifests anew from apis
 	$(TOOL) controller-gen object crd:allowDangerousTypes=true paths=./apis/v3 paths=./apis/v1alpha1 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
 

@@ -66,43 +66,9 @@ type compiler struct {
 	named    int                // guards whose names were asked for
 }
 
-// objects are sets, maps and chains in the making, by name.
-type objects struct {
-	sets   map[string]*gathering
-	maps   map[string]*mapping
-	chains map[string]*Chain
-}
-
-func newObjects() *objects {
-	return &objects{map[string]*gathering{}, map[string]*mapping{}, map[string]*Chain{}}
-}
-
-// finished gives them in order.
-func (o *objects) finished() (sets []*Set, maps []*Map, chains []*Chain) {
-	for _, name := range sortedNames(o.sets) {
-		sets = append(sets, o.sets[name].sorted())
-	}
-	for _, name := range sortedNames(o.maps) {
-		maps = append(maps, o.maps[name].sorted())
-	}
-	for _, name := range sortedNames(o.chains) {
-		chains = append(chains, o.chains[name])
-	}
-	return sets, maps, chains
-}
-
 func setName(s *Set) string     { return s.Name }
 func mapName(m *Map) string     { return m.Name }
 func chainName(c *Chain) string { return c.Name }
-
-// gathering is a set in the making: what is gathered is put into its elements in the end, in order and once.
-type gathering struct {
-	Set
-	gathered []Elem
-}
-
-// mapping is a map in the making, its entries in the order in which they are found.
-type mapping struct{ Map }
 
 func sortedNames[V any](m map[string]V) []string {
 	names := make([]string, 0, len(m))
@@ -151,14 +117,6 @@ func (f *family) index() int {
 }
 
 func (f *family) has(a netip.Addr) bool { return policy.FamilyOf(a) == f.bit }
-
-// set returns the set of that name, empty if it is new.
-func (c *compiler) set(name string, t Type, interval bool) *gathering {
-	if c.sets[name] == nil {
-		c.sets[name] = &gathering{Set: Set{Name: name, Type: t, Interval: interval}}
-	}
-	return c.sets[name]
-}
 
 // The names of a plan's set in a family: single addresses are a hash, networks are intervals, which cost more to change
 // (nftables-facts §3), and ports of addresses are a third kind.
@@ -247,19 +205,6 @@ func (c *compiler) hostGuard(e *policy.Endpoint, chain, guard string) {
 		}
 		c.ifaceMap(chain+"-iface").add(Elem{Iface: iface}, Verdict{Goto, guard})
 	}
-}
-
-func (c *compiler) ifaceMap(name string) *mapping {
-	if m := c.maps[name]; m != nil {
-		return m
-	}
-	return c.newMap(name, TypeIface)
-}
-
-func (c *compiler) newMap(name string, t Type) *mapping {
-	m := &mapping{Map{Name: name, Type: t}}
-	c.maps[name] = m
-	return m
 }
 
 // exempt keeps the interfaces of an endpoint that guards nothing at a place from the guard for all interfaces.
@@ -529,23 +474,6 @@ func (c *compiler) logLimit() *Limit {
 		return nil
 	}
 	return &Limit{c.settings.LogLimit.Rate, Unit(c.settings.LogLimit.Seconds), max(c.settings.LogLimit.Burst, 1)} // to the kernel 0 is 5
-}
-
-// add an entry; what came first for a key counts.
-func (m *mapping) add(key Elem, v Verdict) { m.Entries = append(m.Entries, Entry{key, v}) }
-
-func (m *mapping) sorted() *Map {
-	slices.SortStableFunc(m.Entries, func(a, b Entry) int { return a.Key.Compare(b.Key) })
-	m.Entries = slices.CompactFunc(m.Entries, func(a, b Entry) bool { return a.Key == b.Key })
-	return &m.Map
-}
-
-func (s *gathering) sorted() *Set {
-	if len(s.gathered) > 0 {
-		slices.SortFunc(s.gathered, Elem.Compare)
-		s.Elems = ElemsOf(slices.Compact(s.gathered)...)
-	}
-	return &s.Set
 }
 
 // Compare orders elements as they are printed.

@@ -125,13 +125,13 @@ func (d *differ) chain(h, w *Chain) {
 		d.newChains = append(d.newChains, Change{Op: Add, Chain: &Chain{Name: w.Name, Hook: w.Hook, Priority: w.Priority}})
 		h = &Chain{}
 	}
-	if len(h.Rules)+len(w.Rules) > 0 && !sameRules(h.Rules, w.Rules) {
+	if !sameRules(h.Rules, w.Rules) {
 		d.rules = append(d.rules, Change{Op: Replace, Chain: w, Within: true})
 	}
 }
 
 func sameRules(a, b []Rule) bool {
-	return len(a) == len(b) && len(a) > 0 && &a[0] == &b[0] || reflect.DeepEqual(a, b)
+	return shared(a, b) || reflect.DeepEqual(a, b)
 }
 
 func (d *differ) set(h, w *Set) {

@@ -44,7 +44,7 @@ func (c *compiler) guardKept(name string) bool {
 	if k == nil || k.stale {
 		return false
 	}
-	if c.last != nil && samePolicies(c.plan.Policies, c.last.Policies) {
+	if c.last != nil && shared(c.plan.Policies, c.last.Policies) {
 		return true
 	}
 	for i := range k.policies {
@@ -57,17 +57,13 @@ func (c *compiler) guardKept(name string) bool {
 	return true
 }
 
-func samePolicies(a, b []policy.Policy) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
-}
-
 // alike tells whether two policies have the same rules, and the same in all that rules are made by.
 func alike(a, b *policy.Policy) bool {
 	return a.Tier == b.Tier && a.Stage == b.Stage && alikeRules(a.Ingress, b.Ingress) && alikeRules(a.Egress, b.Egress)
 }
 
 func alikeRules(a, b []policy.Rule) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b))
+	return shared(a, b) || len(a) == len(b) && reflect.DeepEqual(a, b)
 }
 
 // stale says that no guard can be kept.

@@ -102,7 +102,7 @@ func (m *moving) follow(s *policy.Set) (changed []*Set, others bool) {
 			m.sets[j] = &next
 			changed = append(changed, &next)
 		}
-		if sameNets(s.Nets, m.of.Nets) {
+		if shared(s.Nets, m.of.Nets) {
 			continue
 		}
 		was := m.nets[j]
@@ -152,5 +152,5 @@ func (s *Set) part(op Op, elems []Elem) []Change {
 	return []Change{{Op: op, Within: true, Set: &Set{Name: s.Name, Type: s.Type, Interval: s.Interval, Elems: ElemsOf(elems...)}}}
 }
 
-// sameNets tells at once whether two lists are one.
-func sameNets(a, b []netip.Prefix) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+// shared tells at once whether two lists are one.
+func shared[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }

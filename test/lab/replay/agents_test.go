@@ -1,13 +1,18 @@
 package main
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/policy"
 	"github.com/tierwall/tierwall/test/lab"
 )
@@ -79,17 +84,21 @@ func TestTableOutlivesAgentAndStore(t *testing.T) {
 	reaches("a policy", lab.Lost)
 	status := func(want string) {
 		t.Helper()
-		var said []byte
-		for range 200 {
-			said, err = tierctl.Run(t.Context(), "", "get", "networkpolicy", "closed", "-n", "ns", "-o", "yaml")
-			if fatal(t, err); strings.Contains(string(said), want) {
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		defer stop()
+		var conditions []metav1.Condition
+		for e, err := range store.OpenBolt(file).Watch(ctx) {
+			fatal(t, err)
+			if o, ok := e.Object.(*v3.NetworkPolicy); ok {
+				conditions = o.Status.Conditions
+			}
+			if c := apimeta.FindStatusCondition(conditions, v3.ConditionProgrammed); c != nil && c.Message == want {
 				return
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
-		t.Errorf("the status never says %q:\n%s", want, said)
+		t.Errorf("the status never says %q: %v", want, conditions)
 	}
-	status("message: on 2 of 2 nodes")
+	status("on 2 of 2 nodes")
 	fatal(t, l.KillAgents())
 	reaches("killed agents", lab.Lost)
 	revision := write("", "delete", "networkpolicy", "closed", "-n", "ns")
@@ -99,7 +108,7 @@ func TestTableOutlivesAgentAndStore(t *testing.T) {
 
 	fatal(t, l.WaitFor(t.Context(), write(closed, "apply", "-f", "-")))
 	reaches("the policy again", lab.Lost)
-	status("message: on 2 of 2 nodes")
+	status("on 2 of 2 nodes")
 	fatal(t, os.Remove(file))
 	reaches("the store gone", lab.Lost)
 	fatal(t, os.WriteFile(file, []byte("nonsense"), 0o600))
