@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/urfave/cli/v2"
+	"k8s.io/klog/v2"
 
 	"github.com/tierwall/tierwall/controllers"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -30,7 +36,7 @@ func agentCommand() *cli.Command {
 			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
 			&cli.StringFlag{Name: "established-connections", Value: "Keep",
 				Usage: "`WHAT` becomes of connections that a changed policy would deny: Keep them, or Reevaluate and end them"},
-			endpointToHostFlag(), datastoreFlag(),
+			listenFlag(), endpointToHostFlag(), datastoreFlag(),
 		},
 		Action: agent,
 	}
@@ -40,11 +46,11 @@ func agent(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	bolt, err := openStore(c)
+	s, err := openStore(c)
 	if err != nil {
 		return err
 	}
-	s := bolt.Existing()
+	s = existing(s)
 	options, err := policyOptions(c)
 	if err != nil {
 		return err
@@ -55,30 +61,70 @@ func agent(c *cli.Context) error {
 			return err
 		}
 	}
-	level := slog.LevelInfo
-	if c.Bool("verbose") {
-		level = slog.LevelDebug
-	}
 	kernel, err := nft.Open(ruleset.DefaultTable)
 	if err != nil {
 		return fmt.Errorf("opening the kernel's tables: %w", err)
 	}
 	defer kernel.Close()
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a := controllers.Agent{
 		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"), Reports: true, Version: version,
-		Log: slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})),
+		Log: newLog(c), Metrics: controllers.NewMetrics(metrics), Health: &controllers.Health{},
+	}
+	_, alone := s.(interface{ Existing() *store.Bolt })
+	if !alone {
+		a.ReportEvery = time.Second
 	}
 	if c.Bool("remove") {
 		if err := a.Remove(c.Context); err != nil {
 			return err
 		}
-		rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
+		if alone {
+			rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
+		}
 		return nil
 	}
 	// Only the agent has something to finish when it is told to end; every other command just ends.
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	if address := c.String("listen"); address != "" {
+		close, err := serve(address, a.Health.Handler(metrics))
+		if err != nil {
+			return err
+		}
+		defer close()
+	}
+	if !alone { // the controller rolls up for all nodes
+		return a.Run(ctx)
+	}
 	return runAgent(ctx, &a, &controllers.Rollup{Store: s, Log: a.Log})
+}
+
+func listenFlag() cli.Flag {
+	return &cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to serve /healthz, /readyz and /metrics at, e.g. :9790 (default: none)"}
+}
+
+// serve until close is called.
+func serve(address string, h http.Handler) (close func(), err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serving health and metrics: %w", err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = s.Serve(l) }() // it ends when it is closed
+	return func() { _ = s.Close() }, nil
+}
+
+// newLog logs JSON lines on standard error; what libraries say goes there too.
+func newLog(c *cli.Context) *slog.Logger {
+	level := slog.LevelInfo
+	if c.Bool("verbose") {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewJSONHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	klog.SetSlogLogger(log.With("from", "client-go"))
+	return log
 }
 
 // rollOnce writes the status of objects as far as that can be done: what is enforced does not depend on it.

@@ -25,7 +25,7 @@ func deleteCommand() *cli.Command {
 
 func deleteObjects(c *cli.Context) error {
 	if len(c.StringSlice("filename")) > 0 {
-		return write(c, "delete", func(tx *store.Tx, d store.Document) (string, error) { return deleteOne(c, tx, refOf(d)) })
+		return write(c, "delete", func(tx store.Writer, d store.Document) (string, error) { return deleteOne(c, tx, refOf(d)) })
 	}
 	format, err := output(c, "json", "name")
 	if err != nil {
@@ -43,7 +43,7 @@ func deleteObjects(c *cli.Context) error {
 		return err
 	}
 	results := make([]string, len(refs))
-	revision, err := s.Transact(c.Context, func(tx *store.Tx) error {
+	revision, err := s.Transact(c.Context, func(tx store.Writer) error {
 		for i, ref := range refs {
 			if results[i], err = deleteOne(c, tx, ref); err != nil {
 				return err
@@ -63,7 +63,7 @@ func deleteObjects(c *cli.Context) error {
 	return printRevision(c, format, revision)
 }
 
-func deleteOne(c *cli.Context, tx *store.Tx, ref v3.Ref) (string, error) {
+func deleteOne(c *cli.Context, tx store.Writer, ref v3.Ref) (string, error) {
 	err := tx.Delete(ref)
 	if errors.Is(err, store.ErrNotFound) && c.Bool("skip-not-exists") {
 		return "not found", nil

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -16,14 +14,6 @@ import (
 	"github.com/tierwall/tierwall/controllers/store"
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
-
-const defaultDatastore = "bolt:/var/lib/tierwall/tierwall.db"
-
-// The flags that several commands share. A name means the same everywhere.
-func datastoreFlag() cli.Flag {
-	return &cli.StringFlag{Name: "datastore", Usage: "where the objects are: bolt:`PATH`", Value: defaultDatastore,
-		EnvVars: []string{"TIERWALL_DATASTORE"}}
-}
 
 func fileFlags() []cli.Flag {
 	return []cli.Flag{
@@ -60,28 +50,6 @@ func noArguments(c *cli.Context) error {
 		return usagef("%s takes no argument, but %q was given", c.Command.Name, c.Args().First())
 	}
 	return nil
-}
-
-// openStore names the datastore that the flag says; it opens no file yet.
-func openStore(c *cli.Context) (*store.Bolt, error) {
-	kind, path, _ := strings.Cut(c.String("datastore"), ":")
-	if kind != "bolt" || path == "" {
-		return nil, usagef("datastore %q is not of the form bolt:PATH", c.String("datastore"))
-	}
-	return store.OpenBolt(path), nil
-}
-
-// createStore is openStore for what writes: it says when there was no store yet, for that may be a slip of the pen.
-func createStore(c *cli.Context) (*store.Bolt, error) {
-	s, err := openStore(c)
-	if err != nil {
-		return nil, err
-	}
-	path := strings.TrimPrefix(s.String(), "bolt:")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !c.Bool("dry-run") {
-		fmt.Fprintf(c.App.ErrWriter, "datastore %s is new\n", path)
-	}
-	return s, nil
 }
 
 // readDocuments reads what -f names.

@@ -17,7 +17,7 @@ import (
 type writeVerb struct {
 	name, usage string
 	flags       []cli.Flag
-	one         func(c *cli.Context, tx *store.Tx, obj client.Object) (result string, err error)
+	one         func(c *cli.Context, tx store.Writer, obj client.Object) (result string, err error)
 }
 
 var writeVerbs = []writeVerb{
@@ -34,7 +34,7 @@ func (v writeVerb) command() *cli.Command {
 		Description: "All objects are read and validated first, and written in one transaction: all of them or none.",
 		Flags:       slices.Concat(fileFlags(), v.flags, writeFlags()),
 		Action: func(c *cli.Context) error {
-			return write(c, v.name, func(tx *store.Tx, d store.Document) (string, error) { return v.one(c, tx, d.Object) })
+			return write(c, v.name, func(tx store.Writer, d store.Document) (string, error) { return v.one(c, tx, d.Object) })
 		},
 	}
 }
@@ -48,7 +48,7 @@ func writeFlags() []cli.Flag {
 	}
 }
 
-func createOne(c *cli.Context, tx *store.Tx, obj client.Object) (string, error) {
+func createOne(c *cli.Context, tx store.Writer, obj client.Object) (string, error) {
 	_, err := tx.Create(obj)
 	if errors.Is(err, store.ErrExists) && c.Bool("skip-exists") {
 		return "exists", nil
@@ -56,7 +56,7 @@ func createOne(c *cli.Context, tx *store.Tx, obj client.Object) (string, error) 
 	return "created", err
 }
 
-func applyOne(_ *cli.Context, tx *store.Tx, obj client.Object) (string, error) {
+func applyOne(_ *cli.Context, tx store.Writer, obj client.Object) (string, error) {
 	_, err := tx.Get(v3.RefOf(obj.(v3.Object)))
 	if errors.Is(err, store.ErrNotFound) {
 		obj.SetResourceVersion("")
@@ -69,12 +69,12 @@ func applyOne(_ *cli.Context, tx *store.Tx, obj client.Object) (string, error) {
 	return update(tx, obj, "configured")
 }
 
-func replaceOne(_ *cli.Context, tx *store.Tx, obj client.Object) (string, error) {
+func replaceOne(_ *cli.Context, tx store.Writer, obj client.Object) (string, error) {
 	return update(tx, obj, "replaced")
 }
 
 // update says unchanged when the stored object stays as it was.
-func update(tx *store.Tx, obj client.Object, result string) (string, error) {
+func update(tx store.Writer, obj client.Object, result string) (string, error) {
 	old, err := tx.Get(v3.RefOf(obj.(v3.Object)))
 	if err != nil {
 		return "", err
@@ -90,7 +90,7 @@ func update(tx *store.Tx, obj client.Object, result string) (string, error) {
 var errDryRun = errors.New("dry run")
 
 // write does one thing with each document of -f, in one transaction: all or nothing.
-func write(c *cli.Context, verb string, one func(*store.Tx, store.Document) (string, error)) error {
+func write(c *cli.Context, verb string, one func(store.Writer, store.Document) (string, error)) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func write(c *cli.Context, verb string, one func(*store.Tx, store.Document) (str
 		return err
 	}
 	results := make([]string, len(docs))
-	revision, err := s.Transact(c.Context, func(tx *store.Tx) error {
+	revision, err := s.Transact(c.Context, func(tx store.Writer) error {
 		for _, i := range tiersFirst(docs, verb == "delete") {
 			if results[i], err = one(tx, docs[i]); err != nil {
 				return fmt.Errorf("%s:%d: %w", docs[i].File, docs[i].Line, err)

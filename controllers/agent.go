@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -30,6 +32,10 @@ type Agent struct {
 	Once    bool   // return when the store's state has been programmed once
 	Reports bool   // tell the store what is enforced, as a NodeReport
 	Version string // of the agent, for the report
+	Metrics *Metrics
+	Health  *Health
+	// ReportEvery is how long one report waits for the next at least: in a cluster all nodes report at once.
+	ReportEvery time.Duration
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
@@ -42,8 +48,12 @@ type Agent struct {
 	editions   map[v3.Ref]edition // of objects whose status alone may change
 	progress   progress
 	reported   *v1alpha1.NodeReportStatus // last
-	unreported string                     // why not
+	reportedAt time.Time
+	unreported string // why not
 	reporting  retry
+
+	because  causes
+	starting starts
 }
 
 // Run programs the kernel until ctx ends. Nothing is programmed before the store has said everything once; when the
@@ -51,6 +61,12 @@ type Agent struct {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	if a.Metrics == nil {
+		a.Metrics = NewMetrics(prometheus.NewRegistry())
+	}
+	if a.Health == nil {
+		a.Health = &Health{}
+	}
 	index := policy.NewIndex(a.Node, a.Policy)
 	interfaces, err := nft.Interfaces(ctx)
 	if err != nil {
@@ -68,19 +84,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	var plan *policy.Plan
 	var failed error // to program it
 	for {
+		a.Health.set(func(h *Health) { h.busy = time.Time{} })
 		select {
 		case <-ctx.Done():
 			return nil
 		case batch, open := <-batches:
+			a.Health.set(func(h *Health) { h.busy = time.Now() })
 			switch {
 			case !open:
 				return ended(ctx, "the store")
+			case errors.Is(batch.err, store.ErrUnfollowed):
+				a.Log.Warn(batch.err.Error())
+				continue
 			case batch.err != nil && a.Once:
 				return batch.err
 			case batch.err != nil:
+				a.Metrics.storeErrors.Inc()
 				a.Log.Error("the store cannot be read; the kernel keeps what it has", "error", batch.err)
 				continue
 			}
+			a.Health.set(func(h *Health) { h.synced = true })
 			a.compare(revision, batch.revision)
 			news := a.told(index, &batch) || revision == ""
 			revision = batch.revision
@@ -90,6 +113,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				}
 				continue
 			}
+			a.because.came(batch)
 			a.look(index)
 		case now, open := <-interfaces:
 			if !open {
@@ -98,6 +122,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			if bridges = setInterfaces(index, now); revision == "" {
 				continue // the store has not said everything yet
 			}
+			a.because.add("the node's interfaces")
 		case _, open := <-foreign:
 			if !open {
 				return ended(ctx, "what others do to the kernel's tables")
@@ -105,6 +130,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			if revision == "" {
 				continue
 			}
+			a.Metrics.foreign.Inc()
+			a.because.add("another program's change")
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
 		case <-a.reporting.due():
@@ -112,7 +139,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			continue
 		}
 		plan = index.Plan()
+		start := time.Now()
 		failed = a.program(plan, bridges, revision)
+		a.Metrics.attempt(start, failed)
+		a.Health.set(func(h *Health) { h.failed, h.applied = failed, h.applied || failed == nil })
 		a.report(ctx, plan, failed)
 		if a.Once {
 			return failed
@@ -184,15 +214,20 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 			continue
 		}
 		a.progress.note(e)
+		a.because.object(e.Ref)
+		a.starting.note(e, a.Node)
 		if delete(a.editions, e.Ref); counted {
 			a.editions[e.Ref] = now
 		}
 		news = true
 		var err error
-		switch e.Type {
-		case store.Put:
+		switch {
+		case e.Corrupt != nil:
+			index.Delete(e.Ref)
+			err = fmt.Errorf("%s: %w: nothing of it is enforced: %w", e.Ref, store.ErrCorruptObject, e.Corrupt)
+		case e.Type == store.Put:
 			err = index.Set(e.Object)
-		case store.Deleted:
+		case e.Type == store.Deleted:
 			index.Delete(e.Ref)
 		}
 		switch {
@@ -224,15 +259,42 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 	if err != nil {
 		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))
 	}
-	for _, c := range changes {
-		a.Log.Debug("changed", "revision", revision, "change", c.String())
-	}
 	a.judged = a.judged && len(changes) == 0
 	if err := errors.Join(unfiltered, a.reevaluate(plan)); err != nil {
 		return err
 	}
-	a.Log.Info("programmed", "revision", revision, "changes", len(changes), "took", time.Since(start).String())
+	a.programmed(plan, changes, revision, time.Since(start))
 	return nil
+}
+
+// programmed says what was changed, and why.
+func (a *Agent) programmed(plan *policy.Plan, changes []ruleset.Change, revision string, took time.Duration) {
+	because := a.because.said()
+	first := a.Health.Ready() != nil
+	for _, c := range changes {
+		level := slog.LevelInfo
+		if first || c.Within && c.Chain == nil { // all of it is new, or addresses come and go
+			level = slog.LevelDebug
+		}
+		a.Log.Log(context.Background(), level, "changed", "revision", revision, "change", c.String(), "because", because)
+	}
+	a.Metrics.changes.Add(float64(len(changes)))
+	a.Metrics.endpoints.Set(float64(len(plan.Endpoints)))
+	a.Metrics.policies.Set(float64(enforced(plan)))
+	a.Metrics.sets.Set(float64(len(plan.Sets)))
+	a.Metrics.refused.Set(float64(len(a.refused)))
+	for _, d := range a.because.waited() {
+		a.Metrics.told.Observe(d.Seconds())
+	}
+	for _, d := range a.starting.done(first) {
+		a.Metrics.podStart.Observe(d.Seconds())
+	}
+	level := slog.LevelInfo
+	if len(changes) == 0 && !first {
+		level = slog.LevelDebug
+	}
+	a.Log.Log(context.Background(), level, "programmed", "revision", revision, "changes", len(changes), "took", took.String(), "because", because)
+	a.because = causes{}
 }
 
 // apply the plan. What the compiler says has changed is since the last plan: it counts only where the kernel has taken that one.
@@ -290,6 +352,9 @@ func (r *retry) later() time.Duration {
 	return r.wait
 }
 
+// in waits for so long, once.
+func (r *retry) in(wait time.Duration) { r.timer = time.NewTimer(wait) }
+
 func (r *retry) stop() { r.timer, r.wait = nil, 0 }
 
 // batch is the events that are acted on together, or an error of the store.
@@ -297,5 +362,6 @@ type batch struct {
 	events   []store.Event
 	revision string
 	anew     bool // the store is another than before, as store.Event says
+	told     time.Time
 	err      error
 }

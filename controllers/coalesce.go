@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/tierwall/tierwall/controllers/store"
 )
@@ -34,7 +35,7 @@ func gather(ctx context.Context, events iter.Seq2[store.Event, error], raw chan<
 			}
 			b = batch{}
 		case e.Type == store.Synced:
-			b.revision, b.anew = e.Revision, e.Anew
+			b.revision, b.anew, b.told = e.Revision, e.Anew, time.Now()
 			if !send(ctx, raw, b) {
 				return
 			}

@@ -77,10 +77,16 @@ func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error) {
 	if equality.Semantic.DeepEqual(now, a.reported) {
 		return
 	}
+	if wait := a.ReportEvery - time.Since(a.reportedAt); wait > 0 {
+		a.reporting.in(wait)
+		return
+	}
+	a.reportedAt = time.Now()
 	r := &v1alpha1.NodeReport{Status: *now.DeepCopy()}
 	r.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
 	r.Name, r.Status.ReportedAt = a.Node, metav1.NewTime(time.Now().Truncate(time.Second))
 	_, err := a.Store.Put(ctx, r)
+	a.Metrics.reports.WithLabelValues(result(err)).Inc()
 	switch {
 	case err == nil:
 		a.reported, a.unreported = now, ""
@@ -104,11 +110,7 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 		enforcing.Status, enforcing.Reason, enforcing.Message = metav1.ConditionFalse, v3.ReasonFailed, cut(failed.Error())
 	}
 	apimeta.SetStatusCondition(&s.Conditions, enforcing)
-	for i := range plan.Policies {
-		if p := &plan.Policies[i]; !p.Staged && p.Tier != "" {
-			s.Policies++
-		}
-	}
+	s.Policies = enforced(plan)
 	for _, kind := range slices.Sorted(maps.Keys(a.progress.inForce)) {
 		s.Observed = append(s.Observed, v1alpha1.ObservedKind{Kind: kind, ResourceVersion: a.progress.inForce[kind]})
 	}
@@ -120,6 +122,16 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 		s.Notes = append(s.Notes, v1alpha1.Note{Kind: n.About.Kind, Namespace: n.About.Namespace, Name: n.About.Name, Message: n.Text})
 	}
 	return s
+}
+
+// enforced is how many policies of a plan are in force.
+func enforced(plan *policy.Plan) (n int) {
+	for i := range plan.Policies {
+		if p := &plan.Policies[i]; !p.Staged && p.Tier != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // edition tells two states of an object apart, but for its status, by which no packet is judged.

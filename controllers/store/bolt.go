@@ -86,7 +86,7 @@ func (b *Bolt) List(ctx context.Context, kind, namespace string) (objs []client.
 
 // Put implements Store.
 func (b *Bolt) Put(ctx context.Context, obj client.Object) (out client.Object, err error) {
-	_, err = b.Transact(ctx, func(tx *Tx) error {
+	_, err = b.Transact(ctx, func(tx Writer) error {
 		if _, err = tx.Get(v3.RefOf(obj.(v3.Object))); errors.Is(err, ErrNotFound) && obj.GetResourceVersion() == "" {
 			out, err = tx.Create(obj)
 		} else {
@@ -100,7 +100,7 @@ func (b *Bolt) Put(ctx context.Context, obj client.Object) (out client.Object, e
 // PutStatus implements Store, in one transaction.
 func (b *Bolt) PutStatus(ctx context.Context, objs ...client.Object) error {
 	var refused []error
-	_, err := b.Transact(ctx, func(tx *Tx) error {
+	_, err := b.transact(ctx, func(tx *Tx) error {
 		for _, o := range objs {
 			_, err := tx.UpdateStatus(o)
 			if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound) {
@@ -116,7 +116,7 @@ func (b *Bolt) PutStatus(ctx context.Context, objs ...client.Object) error {
 // Delete implements Store.
 func (b *Bolt) Delete(ctx context.Context, obj client.Object) error {
 	ref := v3.RefOf(obj.(v3.Object))
-	_, err := b.Transact(ctx, func(tx *Tx) error {
+	_, err := b.Transact(ctx, func(tx Writer) error {
 		if rv := obj.GetResourceVersion(); rv != "" {
 			old, err := tx.Get(ref)
 			if err != nil {
@@ -131,9 +131,12 @@ func (b *Bolt) Delete(ctx context.Context, obj client.Object) error {
 	return err
 }
 
-// Transact does all that f does or, when f gives an error, nothing. It gives the revision that the store then has. What f
-// changed carries it as its resourceVersion.
-func (b *Bolt) Transact(ctx context.Context, f func(*Tx) error) (revision string, err error) {
+// Transact implements Store.
+func (b *Bolt) Transact(ctx context.Context, f func(Writer) error) (revision string, err error) {
+	return b.transact(ctx, func(tx *Tx) error { return f(tx) })
+}
+
+func (b *Bolt) transact(ctx context.Context, f func(*Tx) error) (revision string, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -299,7 +302,7 @@ func (tx *Tx) initialize() (err error) {
 	if err := tx.meta.Put(versionKey, strconv.AppendInt(nil, layoutVersion, 10)); err != nil {
 		return err
 	}
-	for _, t := range builtInTiers() {
+	for _, t := range BuiltInTiers() {
 		if _, err := tx.Create(t); err != nil {
 			return err
 		}

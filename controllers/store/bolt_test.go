@@ -22,14 +22,6 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// TestMain makes the test binary a writer that is killed in the middle, when the environment says so.
-func TestMain(m *testing.M) {
-	if path := os.Getenv("STORE_TEST_WRITER"); path != "" {
-		writeForever(path)
-	}
-	os.Exit(m.Run())
-}
-
 func newStore(t testing.TB) *Bolt { return OpenBolt(filepath.Join(t.TempDir(), "dir", "store.db")) }
 
 func namespace(name string, labels ...string) *corev1.Namespace {
@@ -98,7 +90,7 @@ func TestTransactionIsAllOrNothing(t *testing.T) {
 	_, err := s.Put(ctx, namespace("before"))
 	must(t, err)
 	bad := namespace("Not a name")
-	_, err = s.Transact(ctx, func(tx *Tx) error {
+	_, err = s.Transact(ctx, func(tx Writer) error {
 		if _, err := tx.Create(namespace("a")); err != nil {
 			return err
 		}
@@ -132,7 +124,7 @@ func TestStoreAgainstAMap(t *testing.T) {
 		w := watch{store: s, told: map[v3.Ref]string{}}
 		told := map[string]string{}
 		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
-			_, err := s.Transact(ctx, func(tx *Tx) error {
+			_, err := s.Transact(ctx, func(tx Writer) error {
 				for range rapid.IntRange(1, 3).Draw(rt, "operations") {
 					name, value := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "name"), rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "value")
 					_, there := want[name]
@@ -241,7 +233,7 @@ func TestWatchFollowsOtherProcesses(t *testing.T) {
 	_, err := other.Put(ctx, namespace("a"))
 	must(t, err)
 	expect("+a")
-	_, err = other.Transact(ctx, func(tx *Tx) error {
+	_, err = other.Transact(ctx, func(tx Writer) error {
 		for _, n := range []string{"b", "c"} {
 			if _, err := tx.Create(namespace(n)); err != nil {
 				return err
@@ -283,7 +275,7 @@ func TestWatchBehindTheJournal(t *testing.T) {
 	must(t, err)
 	w, told := watch{store: s, told: map[v3.Ref]string{}}, map[string]string{}
 	follow(t, &w, told)
-	_, err = s.Transact(ctx, func(tx *Tx) error {
+	_, err = s.Transact(ctx, func(tx Writer) error {
 		if err := tx.Delete(nsRef("a")); err != nil {
 			return err
 		}
@@ -295,7 +287,7 @@ func TestWatchBehindTheJournal(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	_, err = s.Transact(ctx, func(tx *Tx) error {
+	_, err = s.Transact(ctx, func(tx Writer) error {
 		for i := range maxJournal {
 			if err := tx.Delete(nsRef(fmt.Sprintf("n%d", i))); err != nil {
 				return err
@@ -326,7 +318,7 @@ func writeForever(path string) {
 	s := OpenBolt(path)
 	for i := 0; ; i++ {
 		<-time.After(5 * time.Millisecond)
-		_, err := s.Transact(context.Background(), func(tx *Tx) error {
+		_, err := s.Transact(context.Background(), func(tx Writer) error {
 			for _, n := range []string{"left", "right"} {
 				obj := client.Object(namespace(n, fmt.Sprintf("v=%d", i)))
 				if _, err := tx.Get(nsRef(n)); errors.Is(err, ErrNotFound) {

@@ -36,7 +36,7 @@ func contents(s *Bolt) (map[string]string, error) {
 // the one before when the newest head is damaged, as it does after a crash.
 func damageable(t *testing.T) (text []byte, before, after map[string]string) {
 	s := newStore(t)
-	_, err := s.Transact(t.Context(), func(tx *Tx) error {
+	_, err := s.Transact(t.Context(), func(tx Writer) error {
 		for i := range 300 {
 			if _, err := tx.Create(namespace(fmt.Sprintf("n%d", i))); err != nil {
 				return err

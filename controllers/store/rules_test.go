@@ -54,7 +54,7 @@ func TestTiers(t *testing.T) {
 		t.Errorf("a policy in a tier that does not exist: %v", err)
 	}
 	tier := object(t, named("Tier", "sec", "{order: 5}"))
-	_, err = s.Transact(ctx, func(tx *Tx) error { // the tier may come in the same transaction
+	_, err = s.Transact(ctx, func(tx Writer) error { // the tier may come in the same transaction
 		if _, err := tx.Create(tier); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func TestTiers(t *testing.T) {
 	if err := s.Delete(ctx, tier); !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), "GlobalNetworkPolicy/sec.p") {
 		t.Errorf("a tier with a policy in it was deleted: %v", err)
 	}
-	_, err = s.Transact(ctx, func(tx *Tx) error {
+	_, err = s.Transact(ctx, func(tx Writer) error {
 		if err := tx.Delete(v3.RefOf(inTier.(v3.Object))); err != nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func TestPutStatus(t *testing.T) {
 		t.Errorf("what could be written was not: %v, %v", got, err)
 	}
 
-	_, err = s.Transact(ctx, func(tx *Tx) error { // as an older version may have admitted it
+	_, err = s.transact(ctx, func(tx *Tx) error { // as an older version may have admitted it
 		bad := changed.DeepCopyObject().(*v3.GlobalNetworkPolicy)
 		bad.Spec.Selector = "=="
 		_, err := tx.write(v3.RefOf(bad), bad)

@@ -12,8 +12,8 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Store is where objects are: Bolt, a file on a host without a cluster. Every object that a store gives carries its apiVersion
-// and kind.
+// Store is where objects are: Bolt, a file on a host without a cluster, or Kube, a cluster's API server. Every object that a store gives
+// carries its apiVersion and kind.
 type Store interface {
 	// Get gives one object, or ErrNotFound.
 	Get(ctx context.Context, ref v3.Ref) (client.Object, error)
@@ -27,9 +27,25 @@ type Store interface {
 	PutStatus(ctx context.Context, objs ...client.Object) error
 	// Delete removes an object, or gives ErrNotFound; ErrConflict as for Put.
 	Delete(ctx context.Context, obj client.Object) error
+	// Transact does all that f does, or nothing when f gives an error. It gives the revision that the store then has; what f changed
+	// carries it as its resourceVersion. An API server has no transactions: see Kube.
+	Transact(ctx context.Context, f func(Writer) error) (revision string, err error)
 	// Watch tells everything, then Synced, then what changes, with Synced again whenever all there is has been told. An
 	// error is told in place of an event; the watch then goes on by itself. It ends with ctx.
 	Watch(ctx context.Context) iter.Seq2[Event, error]
+}
+
+// Writer reads and writes within a Transact: what it reads is the store with its own changes.
+type Writer interface {
+	Get(ref v3.Ref) (client.Object, error)
+	List(kind, namespace string) ([]client.Object, error)
+	// Create adds an object, and gives it as it is stored; ErrExists.
+	Create(obj client.Object) (client.Object, error)
+	// Update replaces an object's labels, annotations and spec, and gives it as it is stored; ErrNotFound, ErrConflict. Nothing is
+	// written when nothing changes.
+	Update(obj client.Object) (client.Object, error)
+	// Delete removes an object; ErrNotFound.
+	Delete(ref v3.Ref) error
 }
 
 // Event is one thing that a watch tells.
@@ -37,6 +53,7 @@ type Event struct {
 	Type     EventType
 	Ref      v3.Ref        // of Put and Deleted
 	Object   client.Object // of Put
+	Corrupt  error         // of Put: why the object cannot be decoded; Object has its metadata alone then
 	Revision string        // of Synced: what the store's state is called
 	Anew     bool          // of Synced: the store is another than was told, or an older copy; generations and resourceVersions begin anew
 }
@@ -53,13 +70,16 @@ const (
 
 // What can be wrong; errors wrap one of these and say what was being done to what.
 var (
-	ErrNotFound     = errors.New("does not exist")
-	ErrExists       = errors.New("exists already")
-	ErrConflict     = errors.New("has been changed meanwhile: its resourceVersion is another")
-	ErrInvalid      = errors.New("is not valid")
-	ErrForbidden    = errors.New("is not allowed")
-	ErrNoStore      = errors.New("there is no such store: tierctl apply creates it")
-	ErrLocked       = errors.New("another process holds the file")
-	ErrCorrupt      = errors.New("the file is damaged, or is no store of Tierwall's")
-	ErrNewerVersion = errors.New("the file was written by a newer version")
+	ErrNotFound      = errors.New("does not exist")
+	ErrExists        = errors.New("exists already")
+	ErrConflict      = errors.New("has been changed meanwhile: its resourceVersion is another")
+	ErrInvalid       = errors.New("is not valid")
+	ErrForbidden     = errors.New("is not allowed")
+	ErrNoKind        = errors.New("the cluster does not know this kind: its CRD is not installed")
+	ErrUnfollowed    = errors.New("none are followed until it is")
+	ErrNoStore       = errors.New("there is no such store: tierctl apply creates it")
+	ErrLocked        = errors.New("another process holds the file")
+	ErrCorrupt       = errors.New("the file is damaged, or is no store of Tierwall's")
+	ErrCorruptObject = errors.New("cannot be decoded")
+	ErrNewerVersion  = errors.New("the file was written by a newer version")
 )

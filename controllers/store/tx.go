@@ -3,11 +3,9 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
-	"strings"
 
 	"go.etcd.io/bbolt"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -201,7 +199,7 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("%s %w: %w", ref, ErrInvalid, errs.ToAggregate())
 	}
-	if err := tx.allowed(ref, obj, old != nil); err != nil {
+	if err := allowed(tx, ref, obj, old != nil); err != nil {
 		return nil, err
 	}
 	u, err := toUnstructured(obj)
@@ -244,93 +242,10 @@ func (tx *Tx) Delete(ref v3.Ref) error {
 	if tx.objects.Get(keyOf(ref)) == nil {
 		return fmt.Errorf("%s %w", ref, ErrNotFound)
 	}
-	if err := tx.deletable(ref); err != nil {
+	if err := deletable(tx, ref); err != nil {
 		return err
 	}
 	tx.revision = tx.last + 1
 	tx.changed = append(tx.changed, keyOf(ref))
 	return tx.remove(tx.objects, keyOf(ref))
-}
-
-// tieredKinds are the policies that stand in a tier by name.
-var tieredKinds = []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"}
-
-func tierOf(obj client.Object) string {
-	switch o := obj.(type) {
-	case *v3.NetworkPolicy:
-		return o.Spec.Tier
-	case *v3.GlobalNetworkPolicy:
-		return o.Spec.Tier
-	case *v3.StagedNetworkPolicy:
-		return o.Spec.Tier
-	case *v3.StagedGlobalNetworkPolicy:
-		return o.Spec.Tier
-	}
-	return ""
-}
-
-const defaultAllowProfile = "projectcalico-default-allow"
-
-// allowed asks what one object alone cannot tell (contract §1.3, §1.10, §6.5).
-func (tx *Tx) allowed(ref v3.Ref, obj client.Object, update bool) error {
-	switch {
-	case ref.Kind == "Profile" && ref.Name == defaultAllowProfile:
-		return fmt.Errorf("%s %w: it is built in", ref, ErrForbidden)
-	case ref.Kind == "NetworkPolicy" && strings.HasPrefix(ref.Name, "knp.default."):
-		return fmt.Errorf("%s %w: metadata.name: Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy", ref, ErrForbidden)
-	}
-	tier := tierOf(obj)
-	if tier == "" {
-		return nil
-	}
-	if update {
-		if old, err := tx.Get(ref); err == nil && tierOf(old) == tier {
-			return nil // a tier that has gone does not keep its policies from being changed
-		}
-	}
-	if _, err := tx.Get(v3.Ref{Kind: "Tier", Name: tier}); errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%s %w: spec.tier: tier %q does not exist", ref, ErrInvalid, tier)
-	} else if err != nil {
-		return err
-	}
-	return nil
-}
-
-func (tx *Tx) deletable(ref v3.Ref) error {
-	if ref.Kind != "Tier" {
-		return nil
-	}
-	for _, t := range builtInTiers() {
-		if t.Name == ref.Name {
-			return fmt.Errorf("%s %w: a built-in tier cannot be deleted", ref, ErrForbidden)
-		}
-	}
-	var inside []string
-	for _, kind := range tieredKinds {
-		objs, err := tx.List(kind, "")
-		if err != nil {
-			return err
-		}
-		for _, o := range objs {
-			if tierOf(o) == ref.Name {
-				inside = append(inside, v3.RefOf(o.(v3.Object)).String())
-			}
-		}
-	}
-	if len(inside) > 0 {
-		return fmt.Errorf("%s %w: the tier is not empty: %s", ref, ErrForbidden, strings.Join(inside, ", "))
-	}
-	return nil
-}
-
-// builtInTiers are there always (contract §1.3).
-func builtInTiers() []*v3.Tier {
-	tier := func(name string, order float64, action v3.Action) *v3.Tier {
-		return &v3.Tier{
-			TypeMeta:   metav1.TypeMeta{APIVersion: v3.GroupVersion.String(), Kind: "Tier"},
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec:       v3.TierSpec{Order: &order, DefaultAction: &action},
-		}
-	}
-	return []*v3.Tier{tier("default", v3.DefaultTierOrder, v3.Deny), tier("kube-admin", 1000, v3.Pass), tier("kube-baseline", 10000000, v3.Pass)}
 }

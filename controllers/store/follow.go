@@ -1,0 +1,514 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/wait"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+)
+
+// Watch implements Store. Nothing is told before every kind has been told whole; afterwards each kind goes on by itself. A kind that
+// cannot be listed or watched is an error, and what was told of it still stands: also when its CRD has gone, with its objects.
+func (k *Kube) Watch(ctx context.Context) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		ctx, stop := context.WithCancel(ctx)
+		f := &follower{seed: maphash.MakeSeed(), bell: make(chan struct{}, 1), pending: map[v3.Ref]Event{}, complaints: map[string]bool{}}
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer stop()
+		if err := f.start(ctx, k, &running); err != nil {
+			yield(Event{}, err)
+			return
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-f.bell:
+			}
+			errs, events := f.take()
+			for _, err := range errs {
+				if !yield(Event{}, err) {
+					return
+				}
+			}
+			for _, e := range events {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// follower gathers what the reflectors of all kinds say.
+type follower struct {
+	seed maphash.Seed
+	bell chan struct{} // rings when there is something to take
+
+	mu         sync.Mutex
+	feeds      []*feed
+	pending    map[v3.Ref]Event // the last of each object
+	order      []v3.Ref         // of pending
+	errs       []error
+	complaints map[string]bool // that were told, and hold
+	anew       bool
+	told       bool // something changed, or all was told for the first time
+}
+
+// feed is one kind's part: what its reflector writes into, and the reflector's way to the API server.
+type feed struct {
+	*follower
+	kind    *Kind
+	lw      lister
+	known   map[v3.Ref]uint64 // what each object that was told is sealed with
+	version string            // how far the kind has come
+	synced  bool
+	failing string
+	doubted map[v3.Ref]bool // said to be deleted, but perhaps only because the kind is
+	doubts  chan struct{}   // rings when there are some
+	going   func(context.Context) (bool, error)
+}
+
+// lister is a kind's way to the API server.
+type lister struct {
+	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+}
+
+func (f *follower) start(ctx context.Context, k *Kube, running *sync.WaitGroup) error {
+	http, err := rest.HTTPClientFor(k.config)
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", k.config.Host, err)
+	}
+	for i := range k.kinds {
+		d := &feed{follower: f, kind: &k.kinds[i], known: map[v3.Ref]uint64{}, doubted: map[v3.Ref]bool{}, doubts: make(chan struct{}, 1)}
+		if d.lw, err = k.lister(d.kind, http); err != nil {
+			return err
+		}
+		f.feeds = append(f.feeds, d)
+	}
+	for _, d := range f.feeds {
+		if d.kind.HasCRD() {
+			d.going = func(ctx context.Context) (bool, error) { return k.going(ctx, d.kind) }
+			running.Go(func() { d.judge(ctx) })
+		}
+	}
+	quiet := logr.Discard() // the feeds say what goes wrong
+	for _, d := range f.feeds {
+		r := cache.NewReflectorWithOptions(d.listWatch(), nil, d, cache.ReflectorOptions{Name: d.kind.Kind, Logger: &quiet,
+			Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 10 * time.Second}})
+		running.Go(func() { r.RunWithContext(klog.NewContext(ctx, quiet)) })
+	}
+	return nil
+}
+
+// lister of a kind: those of CRDs are decoded one by one here, so that one that cannot be is alone; Kubernetes' own come as protobuf.
+func (k *Kube) lister(kind *Kind, http *http.Client) (lister, error) {
+	if kind.HasCRD() || kind.foreign() {
+		r := k.dynamic.Resource(kind.resource())
+		return lister{
+			func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
+			r.Watch,
+		}, nil
+	}
+	c, err := apiutil.RESTClientForGVK(kind.GVK, false, false, k.config, serializer.NewCodecFactory(Scheme), http)
+	if err != nil {
+		return lister{}, fmt.Errorf("%s: %w", kind.GVK, err)
+	}
+	resource := kind.resource().Resource
+	return lister{
+		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return c.Get().Resource(resource).VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Get()
+		},
+		func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			o.Watch = true
+			return c.Get().Resource(resource).VersionedParams(&o, metav1.ParameterCodec).Watch(ctx)
+		},
+	}, nil
+}
+
+// listWatch notes how the API server answers: what a reflector tries again by itself it does not say.
+func (d *feed) listWatch() *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := d.lw.list(ctx, o)
+			d.answered(ctx, err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			w, err := d.lw.watch(ctx, o)
+			d.answered(ctx, err)
+			return w, err
+		},
+	}
+}
+
+func (d *feed) answered(ctx context.Context, err error) {
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		d.failed(err)
+	default:
+		d.recovered()
+	}
+}
+
+// failed tells of an error that is not of the passing kind: once for each reason, however many kinds it stops.
+func (d *feed) failed(err error) {
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInvalid(err) || apierrors.IsTimeout(err) {
+		return // the reflector lists again; an API server that does not stream lists says that it is invalid to ask so
+	}
+	text, wrapped := reason(err), fmt.Errorf("%s: %w", d.kind.Kind, err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if apierrors.IsNotFound(err) {
+		text = d.kind.Kind + " " + ErrNoKind.Error()
+		wrapped = fmt.Errorf("%s: %w", d.kind.GVK.GroupKind(), ErrNoKind)
+		if d.kind.foreign() && len(d.known) == 0 {
+			wrapped = fmt.Errorf("%w; %w", wrapped, ErrUnfollowed)
+			d.told = d.told || !d.synced
+			d.synced = true
+		}
+	}
+	d.failing = text
+	d.complain(text, wrapped)
+	d.ring()
+}
+
+// complain once of what holds.
+func (f *follower) complain(text string, err error) {
+	if !f.complaints[text] {
+		f.complaints[text] = true
+		f.errs = append(f.errs, err)
+	}
+}
+
+// reason is what is wrong, whatever was asked for.
+func reason(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err.Error()
+	}
+	return err.Error()
+}
+
+// recovered forgets a complaint when no kind has it any more.
+func (d *feed) recovered() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.failing
+	d.failing = ""
+	if was != "" && !slices.ContainsFunc(d.feeds, func(o *feed) bool { return o.failing == was }) {
+		delete(d.complaints, was)
+	}
+}
+
+func (f *follower) ring() { ring(f.bell) }
+
+func ring(bell chan struct{}) {
+	select {
+	case bell <- struct{}{}:
+	default:
+	}
+}
+
+// take gives what there is to tell: errors, and once every kind has been told whole, events that end with Synced.
+func (f *follower) take() (errs []error, events []Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	errs, f.errs = f.errs, nil
+	if slices.ContainsFunc(f.feeds, func(d *feed) bool { return !d.synced }) || !f.told {
+		return errs, nil
+	}
+	for _, ref := range f.order {
+		events = append(events, f.pending[ref])
+	}
+	events = append(events, Event{Type: Synced, Revision: f.revision(), Anew: f.anew})
+	f.pending, f.order, f.anew, f.told = map[v3.Ref]Event{}, nil, false, false
+	return errs, events
+}
+
+// revision is how far the kind that has come furthest has.
+func (f *follower) revision() string {
+	last := "0"
+	for _, d := range f.feeds {
+		if older(last, d.version) {
+			last = d.version
+		}
+	}
+	return last
+}
+
+// older tells whether one resourceVersion is of an earlier state than another; what is none is of none.
+func older(a, b string) bool {
+	c, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && c < 0
+}
+
+// event is the next of an object, in place of one that nobody has taken yet.
+func (f *follower) event(e Event) {
+	if _, ok := f.pending[e.Ref]; !ok {
+		f.order = append(f.order, e.Ref)
+	}
+	f.pending[e.Ref], f.told = e, true
+}
+
+// The verbs of cache.ReflectorStore.
+
+// Add implements cache.ReflectorStore.
+func (d *feed) Add(obj any) error {
+	o, err := d.convert(obj)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version = o.object.GetResourceVersion()
+	d.put(o)
+	d.ring()
+	return nil
+}
+
+// Update implements cache.ReflectorStore.
+func (d *feed) Update(obj any) error { return d.Add(obj) }
+
+// Delete implements cache.ReflectorStore.
+func (d *feed) Delete(obj any) error {
+	o, err := d.convert(obj)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version = o.object.GetResourceVersion()
+	d.drop(o.ref)
+	d.ring()
+	return nil
+}
+
+// Replace implements cache.ReflectorStore: it tells the difference. Where the kind has gone back to an earlier version the API server has
+// other objects than before, or older copies of them: everything is told.
+func (d *feed) Replace(list []any, version string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if older(version, d.version) {
+		d.anew = true
+		for ref := range d.known {
+			d.known[ref] = 0
+		}
+	}
+	there := make(map[v3.Ref]bool, len(list))
+	for _, item := range list {
+		o, err := d.convert(item)
+		if err != nil {
+			return err
+		}
+		there[o.ref] = true
+		d.put(o)
+	}
+	for ref := range d.known {
+		if !there[ref] {
+			d.drop(ref)
+		}
+	}
+	d.told = d.told || !d.synced
+	d.version, d.synced = version, true
+	delete(d.complaints, d.kind.Kind+" going")
+	d.ring()
+	return nil
+}
+
+// Bookmark implements cache.ReflectorBookmarkStore.
+func (d *feed) Bookmark(version string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version = version
+	return nil
+}
+
+// Resync implements cache.ReflectorStore; there is nothing to resync.
+func (d *feed) Resync() error { return nil }
+
+// Transformer implements cache.TransformingStore, for what a reflector keeps while a list streams in.
+func (d *feed) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) { return d.convert(obj) }
+}
+
+func (d *feed) put(o *followed) {
+	delete(d.doubted, o.ref)
+	seal := d.sealOf(o)
+	if was, ok := d.known[o.ref]; ok && was == seal {
+		return
+	}
+	d.known[o.ref] = seal
+	d.event(Event{Type: Put, Ref: o.ref, Object: o.object, Corrupt: o.corrupt})
+}
+
+// drop an object, unless that is to be doubted first.
+func (d *feed) drop(ref v3.Ref) {
+	if _, ok := d.known[ref]; !ok {
+		return
+	}
+	if d.going != nil {
+		d.doubted[ref] = true
+		ring(d.doubts)
+		return
+	}
+	d.forget(ref)
+}
+
+func (d *feed) forget(ref v3.Ref) {
+	delete(d.known, ref)
+	d.event(Event{Type: Deleted, Ref: ref})
+}
+
+// judge decides about objects that are said to be deleted. Whoever deletes a CRD deletes all objects of its kind first, and each is told
+// as if somebody had meant it: with the CRDs of policy all policy would go. While the CRD is on its way out, or gone, what was told of
+// its kind stays.
+func (d *feed) judge(ctx context.Context) {
+	again := time.NewTimer(0)
+	<-again.C
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.doubts:
+		case <-again.C:
+		}
+		if d.decide(ctx) != nil {
+			again.Reset(time.Second)
+		}
+	}
+}
+
+func (d *feed) decide(ctx context.Context) error {
+	d.mu.Lock()
+	refs := slices.Collect(maps.Keys(d.doubted))
+	d.mu.Unlock()
+	if len(refs) == 0 {
+		return nil
+	}
+	going, err := d.going(ctx) // asked after they were said to be deleted
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		d.failed(err)
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ref := range refs {
+		if !going && d.doubted[ref] {
+			delete(d.doubted, ref)
+			d.forget(ref)
+		}
+	}
+	if going {
+		d.complain(d.kind.Kind+" going", fmt.Errorf("%s: its CRD is being deleted: what was told of it stays in force until the CRD is there again", d.kind.GVK.GroupKind()))
+	}
+	d.ring()
+	return nil
+}
+
+// going tells whether a kind's CRD is being deleted, or is gone.
+func (k *Kube) going(ctx context.Context, kind *Kind) (bool, error) {
+	r := kind.resource()
+	crd, err := k.dynamic.Resource(crdResource).Get(ctx, r.Resource+"."+r.Group, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	return err == nil && crd.GetDeletionTimestamp() != nil, err
+}
+
+var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+
+// followed is an object as it is told.
+type followed struct {
+	metav1.ObjectMeta // its key, for who keeps it meanwhile
+	ref               v3.Ref
+	object            client.Object
+	corrupt           error
+}
+
+// convert decodes and strips what a reflector gives. One that cannot be decoded stays, as its metadata.
+func (d *feed) convert(obj any) (*followed, error) {
+	switch o := obj.(type) {
+	case *followed:
+		return o, nil
+	case cache.DeletedFinalStateUnknown:
+		return d.convert(o.Obj)
+	case *unstructured.Unstructured:
+		typed, err := d.kind.read(o)
+		if err == nil {
+			typed.SetManagedFields(nil)
+			return d.follow(typed, nil), nil
+		}
+		bare, emptyErr := d.kind.empty()
+		if emptyErr != nil {
+			return nil, emptyErr
+		}
+		bare.SetNamespace(o.GetNamespace())
+		bare.SetName(o.GetName())
+		bare.SetUID(o.GetUID())
+		bare.SetGeneration(o.GetGeneration())
+		bare.SetResourceVersion(o.GetResourceVersion())
+		return d.follow(bare, err), nil
+	case client.Object:
+		o.GetObjectKind().SetGroupVersionKind(d.kind.GVK)
+		return d.follow(strip(o), nil), nil
+	}
+	return nil, fmt.Errorf("%s: a %T is no object", d.kind.Kind, obj)
+}
+
+func (d *feed) follow(o client.Object, corrupt error) *followed {
+	return &followed{metav1.ObjectMeta{Namespace: o.GetNamespace(), Name: o.GetName()},
+		v3.Ref{Kind: d.kind.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}, o, corrupt}
+}
+
+// sealOf tells two states of an object apart: by its version or, where much is written that nobody asks, by what is left of it.
+func (d *feed) sealOf(o *followed) uint64 {
+	var h maphash.Hash
+	h.SetSeed(d.seed)
+	if !stripped[o.ref.Kind] {
+		h.WriteString(string(o.object.GetUID()) + " " + o.object.GetResourceVersion())
+		return h.Sum64()
+	}
+	version := o.object.GetResourceVersion()
+	o.object.SetResourceVersion("")
+	text, err := json.Marshal(o.object)
+	o.object.SetResourceVersion(version)
+	if err != nil { // then its version says enough
+		text = strconv.AppendQuote(nil, version)
+	}
+	_, _ = h.Write(text) // a hash takes all
+	return h.Sum64()
+}

@@ -1,0 +1,290 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/test/kube"
+)
+
+// gate is a way to the API server that can be shut.
+type gate struct {
+	mu    sync.Mutex
+	shut  bool
+	conns []net.Conn
+}
+
+func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return nil, errors.New("the gate is shut")
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err == nil {
+		g.conns = append(g.conns, c)
+	}
+	return c, err
+}
+
+func (g *gate) set(shut bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut = shut; shut {
+		for _, c := range g.conns {
+			_ = c.Close()
+		}
+	}
+}
+
+// While the API server cannot be reached that is said, once, and what was told stands; then the difference is told.
+func TestKubeOutage(t *testing.T) {
+	direct := kubeStore(t)
+	g, config := &gate{}, rest.CopyConfig(direct.config)
+	config.Dial = g.dial
+	gated, err := OpenKube(config)
+	must(t, err)
+	ctx := t.Context()
+	for _, name := range []string{"stays", "goes"} {
+		_, err := direct.Put(ctx, set(name))
+		must(t, err)
+	}
+	w := telling(t, gated)
+	w.until("both sets", func() bool { return w.has("stays") && w.has("goes") })
+	g.set(true)
+	if err := w.error(); !strings.Contains(err.Error(), "the gate is shut") {
+		t.Errorf("told %v", err)
+	}
+	must(t, direct.Delete(ctx, set("goes")))
+	_, err = direct.Put(ctx, set("comes"))
+	must(t, err)
+	if !w.has("goes") {
+		t.Error("it was told of what it could not see")
+	}
+	g.set(false)
+	w.until("the difference", func() bool { return w.has("stays") && !w.has("goes") && w.has("comes") })
+	if len(w.errs) != 1 {
+		t.Errorf("one outage was told %d times: %v", len(w.errs), w.errs)
+	}
+}
+
+func crdClient(k *Kube, plural string) func(ctx context.Context, patch any) error {
+	return func(ctx context.Context, patch any) error {
+		text, err := json.Marshal(patch)
+		if err != nil {
+			return err
+		}
+		_, err = k.dynamic.Resource(crdResource).Patch(ctx, plural, types.JSONPatchType, text, metav1.PatchOptions{})
+		return err
+	}
+}
+
+// An object that cannot be decoded is told as such, and those around it are told as ever: when listed, and when watched.
+func TestKubeTellsWhatCannotBeDecoded(t *testing.T) {
+	config := kube.Start(t) // its own: its CRD is bent
+	s, err := OpenKube(config)
+	must(t, err)
+	ctx := t.Context()
+	spec := "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
+	must(t, crdClient(s, "globalnetworksets.projectcalico.org")(ctx, []map[string]any{
+		{"op": "replace", "path": spec, "value": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}))
+	resource := s.dynamic.Resource(schema.GroupVersionResource{Group: "projectcalico.org", Version: "v3", Resource: "globalnetworksets"})
+	bad := func(name string) {
+		t.Helper()
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",
+			"metadata": map[string]any{"name": name, "labels": map[string]any{"a": "b"}}, "spec": map[string]any{"nets": "text"}}}
+		for { // the API server takes a while to serve what it has accepted
+			_, err := resource.Create(ctx, u, metav1.CreateOptions{})
+			if err == nil {
+				return
+			}
+			if !strings.Contains(err.Error(), "nets") || ctx.Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	bad("listed")
+	_, err = s.Put(ctx, set("good"))
+	must(t, err)
+	w := telling(t, s)
+	w.until("what was there", func() bool { return w.has("listed") && w.has("good") })
+	bad("watched")
+	_, err = s.Put(ctx, set("after"))
+	must(t, err)
+	w.until("what came", func() bool { return w.has("watched") && w.has("after") })
+	for name, is := range map[string]bool{"listed": true, "watched": true, "good": false, "after": false} {
+		if got := w.corrupt[setRef(name)] != nil; got != is {
+			t.Errorf("%s cannot be decoded: %v", name, got)
+		}
+	}
+	all, err := s.List(ctx, "GlobalNetworkSet", "")
+	if len(all) != 2 || !errors.Is(err, ErrCorruptObject) || !strings.Contains(err.Error(), "GlobalNetworkSet/listed") {
+		t.Errorf("listed %d, and %v", len(all), err)
+	}
+	must(t, s.Delete(ctx, set("listed")))
+	w.until("it is gone", func() bool { return !w.has("listed") })
+}
+
+// Who deletes a CRD deletes all objects of its kind. That is not what the policy's authors have said: what was told stays, until the CRD is
+// there again and says otherwise. A watch that begins meanwhile is not told that there is nothing.
+func TestKubeKeepsWhatACRDTakesWithIt(t *testing.T) {
+	config := kube.Start(t)
+	s, err := OpenKube(config)
+	must(t, err)
+	ctx := t.Context()
+	for _, name := range []string{"a", "b"} {
+		_, err := s.Put(ctx, set(name))
+		must(t, err)
+	}
+	w := telling(t, s)
+	w.until("both", func() bool { return w.has("a") && w.has("b") })
+	const crdName = "globalnetworksets.projectcalico.org"
+	crds := s.dynamic.Resource(crdResource)
+	was, err := crds.Get(ctx, crdName, metav1.GetOptions{})
+	must(t, err)
+	must(t, crds.Delete(ctx, crdName, metav1.DeleteOptions{}))
+	for err := w.error(); !errors.Is(err, ErrNoKind); err = w.error() {
+		t.Logf("told: %v", err)
+	}
+	if !w.has("a") || !w.has("b") {
+		t.Error("the CRD took its objects with it")
+	}
+	_, err = s.Put(ctx, tier("other")) // the others go on
+	must(t, err)
+	w.until("another kind", func() bool { return w.objects[v3.Ref{Kind: "Tier", Name: "other"}] != nil })
+
+	late := telling(t, s)
+	if err := late.error(); !errors.Is(err, ErrNoKind) {
+		t.Errorf("a watch that began without the CRD was told %v", err)
+	}
+	again := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": crdName}, "spec": was.Object["spec"]}}
+	_, err = crds.Create(ctx, again, metav1.CreateOptions{})
+	must(t, err)
+	w.until("the CRD is there again, without objects", func() bool { return !w.has("a") && !w.has("b") })
+	late.until("everything", func() bool { return !late.has("a") && late.objects[v3.Ref{Kind: "Tier", Name: "other"}] != nil })
+}
+
+// The CRD of ClusterNetworkPolicy is another project's: a cluster need not have it, and may get it later.
+func TestKubeWithoutClusterNetworkPolicy(t *testing.T) {
+	config := kube.Start(t)
+	s, err := OpenKube(config)
+	must(t, err)
+	ctx := t.Context()
+	const crdName = "clusternetworkpolicies.policy.networking.k8s.io"
+	crds := s.dynamic.Resource(crdResource)
+	was, err := crds.Get(ctx, crdName, metav1.GetOptions{})
+	must(t, err)
+	must(t, crds.Delete(ctx, crdName, metav1.DeleteOptions{}))
+	for { // it goes in its own time
+		if _, err := crds.Get(ctx, crdName, metav1.GetOptions{}); err != nil {
+			break
+		}
+	}
+	_, err = s.Put(ctx, set("a"))
+	must(t, err)
+	w := telling(t, s)
+	w.until("the others", func() bool { return w.has("a") })
+	if !slices.ContainsFunc(w.errs, func(err error) bool { return errors.Is(err, ErrUnfollowed) }) {
+		t.Errorf("nobody was told: %v", w.errs)
+	}
+	again := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": crdName, "annotations": map[string]any{"api-approved.kubernetes.io": "unapproved, a test"}}, "spec": was.Object["spec"]}}
+	_, err = crds.Create(ctx, again, metav1.CreateOptions{})
+	must(t, err)
+	policy := object(t, `{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c},
+spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}`)
+	for {
+		if _, err = s.Put(ctx, policy); err == nil {
+			break
+		}
+		if !errors.Is(err, ErrNoKind) && !strings.Contains(err.Error(), "could not find the requested resource") {
+			t.Fatal(err)
+		}
+	}
+	w.until("the policy", func() bool { return w.objects[v3.RefOf(policy.(v3.Object))] != nil })
+}
+
+// Of a pod, policy knows what it asks and no more; what changes of the rest is not told.
+func TestKubeStripsPods(t *testing.T) {
+	s := kubeStore(t)
+	ctx := t.Context()
+	pods, err := OpenKube(s.config)
+	must(t, err)
+	pods = pods.Following(func(k *Kind) bool { return k.Kind == "Pod" })
+	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p",
+		Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"note": strings.Repeat("x", 1000)}},
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i", Env: []corev1.EnvVar{{Name: "A", Value: "b"}},
+			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}}}}}}
+	_, err = pods.Put(ctx, pod)
+	must(t, err)
+	ref := v3.RefOf(pod)
+	status := func(text string) {
+		t.Helper()
+		_, err := pods.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("default").Patch(ctx, "p", types.MergePatchType,
+			[]byte(`{"status":`+text+`}`), metav1.PatchOptions{}, "status")
+		must(t, err)
+	}
+	t.Cleanup(func() {
+		zero := int64(0)
+		_ = pods.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("default").Delete(context.Background(), "p",
+			metav1.DeleteOptions{GracePeriodSeconds: &zero})
+	})
+	w := telling(t, pods)
+	w.until("the pod", func() bool { return w.objects[ref] != nil })
+	status(`{"phase":"Pending","message":"nobody asks this"}`)
+	status(`{"phase":"Running","podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}],"message":"or this"}`)
+	w.until("its address", func() bool { return w.objects[ref].(*corev1.Pod).Status.PodIP == "10.0.0.1" })
+	puts := w.puts
+	status(`{"message":"or that"}`)
+	status(`{"phase":"Succeeded"}`)
+	w.until("its end", func() bool { return w.objects[ref].(*corev1.Pod).Status.Phase == corev1.PodSucceeded })
+	if w.puts != puts+1 {
+		t.Errorf("told %d times", w.puts-puts)
+	}
+	text, err := json.Marshal(w.objects[ref])
+	must(t, err)
+	for _, gone := range []string{"xxx", `"env"`, "or that", "managedFields", `"image":"i"`} {
+		if strings.Contains(string(text), gone) {
+			t.Errorf("the pod still has %s: %s", gone, text)
+		}
+	}
+	for _, there := range []string{`"app":"web"`, `"containerPort":80`, `"nodeName":"n1"`, `"10.0.0.1"`} {
+		if !strings.Contains(string(text), there) {
+			t.Errorf("the pod has no %s: %s", there, text)
+		}
+	}
+}
+
+// Every field that strip leaves out of an object is one that policy does not ask.
+func TestStripKeepsWhatPolicyAsks(t *testing.T) {
+	for _, c := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"a": "b"}}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "s", Labels: map[string]string{"a": "b"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"a": "b"}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.1"}}}},
+	} {
+		before, err := json.Marshal(c)
+		must(t, err)
+		after, err := json.Marshal(strip(c))
+		must(t, err)
+		if string(before) != string(after) {
+			t.Errorf("%s became %s", before, after)
+		}
+	}
+}
