@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -74,7 +75,7 @@ func agent(c *cli.Context) error {
 	}
 	_, alone := s.(interface{ Existing() *store.Bolt })
 	if !alone {
-		a.ReportEvery = time.Second
+		a.ReportEvery = time.Second + rand.N(time.Second) // not all nodes at once
 	}
 	if c.Bool("remove") {
 		if err := a.Remove(c.Context); err != nil {

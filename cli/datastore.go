@@ -27,13 +27,19 @@ func datastoreFlag() cli.Flag {
 		"KUBECONFIG, ~/.kube/config or the pod's service account names", Value: defaultDatastore, EnvVars: []string{"TIERWALL_DATASTORE"}}
 }
 
-// openStore names the datastore that the flag says; it opens nothing yet.
-func openStore(c *cli.Context) (store.Store, error) {
+// datastore is the kind and the place that the flag says.
+func datastore(c *cli.Context) (kind, path string) {
 	text := c.String("datastore")
 	if !c.IsSet("datastore") && os.Getenv(datastoreTypeName) == kubeDatastore {
 		text = kubeDatastore
 	}
-	kind, path, _ := strings.Cut(text, ":")
+	kind, path, _ = strings.Cut(text, ":")
+	return kind, path
+}
+
+// openStore names the datastore that the flag says; it opens nothing yet.
+func openStore(c *cli.Context) (store.Store, error) {
+	kind, path := datastore(c)
 	switch {
 	case kind == boltDatastore && path != "":
 		return store.OpenBolt(path), nil
@@ -42,10 +48,18 @@ func openStore(c *cli.Context) (store.Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		config.UserAgent = "tierctl/" + version
 		return store.OpenKube(config)
 	}
-	return nil, usagef("datastore %q is neither bolt:PATH nor kubernetes[:KUBECONFIG]", text)
+	return nil, usagef("datastore %q is neither bolt:PATH nor kubernetes[:KUBECONFIG]", c.String("datastore"))
+}
+
+// clusterOf is the cluster that the datastore must be.
+func clusterOf(c *cli.Context) (*rest.Config, error) {
+	kind, path := datastore(c)
+	if kind != kubeDatastore {
+		return nil, usagef("%s needs a cluster: --datastore kubernetes[:KUBECONFIG]", c.Command.Name)
+	}
+	return kubeConfig(path)
 }
 
 // kubeConfig finds a cluster as kubectl does.
@@ -56,6 +70,7 @@ func kubeConfig(path string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster: %w", err)
 	}
+	config.UserAgent = "tierctl/" + version
 	return config, nil
 }
 

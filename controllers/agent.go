@@ -108,7 +108,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			news := a.told(index, &batch) || revision == ""
 			revision = batch.revision
 			if !news {
-				if a.report(ctx, plan, failed); failed == nil {
+				if a.report(ctx, plan, failed, idle*a.ReportEvery); failed == nil {
 					a.Log.Debug("nothing new", "revision", revision)
 				}
 				continue
@@ -135,7 +135,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
 		case <-a.reporting.due():
-			a.report(ctx, plan, failed)
+			a.report(ctx, plan, failed, 0)
 			continue
 		}
 		plan = index.Plan()
@@ -143,7 +143,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		failed = a.program(plan, bridges, revision)
 		a.Metrics.attempt(start, failed)
 		a.Health.set(func(h *Health) { h.failed, h.applied = failed, h.applied || failed == nil })
-		a.report(ctx, plan, failed)
+		a.report(ctx, plan, failed, a.ReportEvery)
 		if a.Once {
 			return failed
 		}
@@ -154,6 +154,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		again.stop()
 	}
 }
+
+// idle is how many times longer a report waits that only says that statuses were written: each is told to every node.
+const idle = 30
 
 // ended is no error when we were told to end.
 func ended(ctx context.Context, what string) error {
@@ -211,6 +214,9 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 	for _, e := range events {
 		now, counted := editionOf(e)
 		if was, known := a.editions[e.Ref]; e.Ref.Kind == kindReport || counted && known && was.same(now) {
+			if a.ReportEvery > 0 { // others write statuses too: whoever rolls up may have seen the object first with this version
+				a.progress.note(e)
+			}
 			continue
 		}
 		a.progress.note(e)
@@ -337,6 +343,7 @@ func (a *Agent) Remove(ctx context.Context) error {
 type retry struct {
 	first, most, wait time.Duration
 	timer             *time.Timer
+	at                time.Time // when timer is due
 }
 
 func (r *retry) due() <-chan time.Time {
@@ -348,12 +355,16 @@ func (r *retry) due() <-chan time.Time {
 
 func (r *retry) later() time.Duration {
 	r.wait = min(max(2*r.wait, r.first), r.most)
-	r.timer = time.NewTimer(r.wait)
+	r.timer, r.at = time.NewTimer(r.wait), time.Now().Add(r.wait)
 	return r.wait
 }
 
-// in waits for so long, once.
-func (r *retry) in(wait time.Duration) { r.timer = time.NewTimer(wait) }
+// by a time it is due once, or sooner if it was.
+func (r *retry) by(at time.Time) {
+	if r.timer == nil || at.Before(r.at) || r.at.Before(time.Now()) {
+		r.timer, r.at = time.NewTimer(time.Until(at)), at
+	}
+}
 
 func (r *retry) stop() { r.timer, r.wait = nil, 0 }
 

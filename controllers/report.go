@@ -65,8 +65,9 @@ func newer(a, b string) bool {
 	return c > 0
 }
 
-// report tells the store what the node enforces, unless that is what it was told last. failed is why not all is in force, or nil.
-func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error) {
+// report tells the store what the node enforces, unless that is what it was told last, and not before so long after the last time: a report
+// that waits goes sooner when it may. failed is why not all is in force, or nil.
+func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error, after time.Duration) {
 	if !a.Reports {
 		return
 	}
@@ -77,8 +78,8 @@ func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error) {
 	if equality.Semantic.DeepEqual(now, a.reported) {
 		return
 	}
-	if wait := a.ReportEvery - time.Since(a.reportedAt); wait > 0 {
-		a.reporting.in(wait)
+	if wait := after - time.Since(a.reportedAt); wait > 0 {
+		a.reporting.by(time.Now().Add(wait))
 		return
 	}
 	a.reportedAt = time.Now()

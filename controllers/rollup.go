@@ -3,10 +3,15 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tierwall/tierwall/apis/v1alpha1"
@@ -20,23 +25,40 @@ import (
 //
 //	objects ──► what of each cannot be enforced as written ──► Accepted, Warning ─┐
 //	NodeReports ──► how far each node has come, and what it notes ─► Programmed ──┴─► status, where it is not so already
+//
+// In a cluster the nodes are known: one that should have an agent and has not reported counts as one that enforces nothing, and what a
+// node that is no more has reported is removed.
 type Rollup struct {
 	Store store.Store
 	Log   *slog.Logger
 	Once  bool // return when every status was written once
+	// Every is how long one round of writes waits for the next: however many nodes report meanwhile, an object is written once.
+	Every time.Duration
+	// Agents selects the nodes that should have one; nil where there are no Node objects.
+	Agents  labels.Selector
+	Event   Recorder // nil: nobody is told
+	Metrics *Metrics
 
 	fares   map[v3.Ref]*fare
 	reports map[string]*report
-	said    string // the last complaint
+	nodes   map[string]bool // that there are, and whether they should have an agent
+	said    string          // the last complaint
 }
+
+// Recorder tells people of something that has become of an object: an Event in a cluster.
+type Recorder func(about client.Object, warning bool, reason, message string)
 
 // Run writes statuses until ctx ends. An error is only of Once; otherwise what could not be written is tried again.
 func (r *Rollup) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	r.fares, r.reports = map[v3.Ref]*fare{}, map[string]*report{}
+	r.fares, r.reports, r.nodes = map[v3.Ref]*fare{}, map[string]*report{}, map[string]bool{}
+	if r.Metrics == nil {
+		r.Metrics = NewMetrics(prometheus.NewRegistry())
+	}
 	batches, synced := coalesce(ctx, r.Store.Watch(ctx)), false
-	again := retry{first: time.Second, most: time.Minute}
+	again, pace := retry{first: time.Second, most: time.Minute}, retry{}
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -48,18 +70,28 @@ func (r *Rollup) Run(ctx context.Context) error {
 			case b.err != nil && r.Once:
 				return b.err
 			case b.err != nil:
-				continue // which the agent has said
+				if r.Agents != nil { // elsewhere the agent has said so
+					r.Log.Error("the cluster cannot be read; statuses stay as they are", "error", b.err)
+				}
+				continue
 			}
 			synced = true
 			for _, e := range b.events {
 				r.take(e)
 			}
 		case <-again.due():
+		case <-pace.due():
 		}
 		if !synced {
 			continue
 		}
-		err := r.write(ctx)
+		if wait := r.Every - time.Since(last); wait > 0 {
+			pace.by(last.Add(r.Every))
+			continue
+		}
+		last = time.Now()
+		pace.stop()
+		err := errors.Join(r.write(ctx), r.sweep(ctx))
 		if r.Once {
 			return err
 		}
@@ -78,6 +110,10 @@ func (r *Rollup) Run(ctx context.Context) error {
 
 func (r *Rollup) take(e store.Event) {
 	switch {
+	case e.Ref.Kind == "Node" && e.Type == store.Deleted:
+		delete(r.nodes, e.Ref.Name)
+	case e.Ref.Kind == "Node":
+		r.nodes[e.Ref.Name] = r.Agents != nil && r.Agents.Matches(labels.Set(e.Object.GetLabels()))
 	case e.Ref.Kind == kindReport && e.Type == store.Deleted:
 		delete(r.reports, e.Ref.Name)
 	case e.Ref.Kind == kindReport:
@@ -87,12 +123,53 @@ func (r *Rollup) take(e store.Event) {
 	case e.Type == store.Deleted:
 		delete(r.fares, e.Ref)
 	default:
-		r.object(e.Ref, e.Object)
+		r.object(e.Ref, e.Object, e.Corrupt)
 	}
 }
 
+// known are the reports that count: those of nodes that there are. One that should have an agent and has not reported has nothing in force.
+func (r *Rollup) known() map[string]*report {
+	if r.Agents == nil {
+		return r.reports
+	}
+	out := make(map[string]*report, len(r.nodes))
+	for name, agent := range r.nodes {
+		if said := r.reports[name]; said != nil {
+			out[name] = said
+		} else if agent {
+			out[name] = &report{}
+		}
+	}
+	return out
+}
+
+// sweep removes what nodes have reported that are no more. The store is asked once more: it may tell of a node later than of its report.
+func (r *Rollup) sweep(ctx context.Context) error {
+	if r.Agents == nil {
+		return nil
+	}
+	var errs []error
+	for name := range r.reports {
+		if _, there := r.nodes[name]; there {
+			continue
+		}
+		if _, err := r.Store.Get(ctx, v3.Ref{Kind: "Node", Name: name}); !errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		gone := &v1alpha1.NodeReport{}
+		gone.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
+		gone.Name = name
+		if err := r.Store.Delete(ctx, gone); err != nil && !errors.Is(err, store.ErrNotFound) {
+			errs = append(errs, err)
+			continue
+		}
+		r.Log.Info("the report of a node that is no more is removed", "node", name)
+	}
+	return errors.Join(errs...)
+}
+
 // object notes how an object fares by itself.
-func (r *Rollup) object(ref v3.Ref, obj client.Object) {
+func (r *Rollup) object(ref v3.Ref, obj client.Object, corrupt error) {
 	bare := withoutSpec(obj)
 	if bare == nil {
 		return
@@ -105,7 +182,9 @@ func (r *Rollup) object(ref v3.Ref, obj client.Object) {
 	if h, ok := obj.(*v3.HostEndpoint); ok {
 		f.node = h.Spec.Node
 	}
-	if err := policy.NewIndex("", policy.Options{}).Set(obj); policy.OnlyNotices(err) {
+	if corrupt != nil {
+		f.refused = fmt.Sprintf("%v, and nothing of it is enforced: %v", store.ErrCorruptObject, corrupt)
+	} else if err := policy.NewIndex("", policy.Options{}).Set(obj); policy.OnlyNotices(err) {
 		for _, n := range policy.Notices(err) {
 			f.notices = append(f.notices, n.Error())
 		}
@@ -131,6 +210,7 @@ func withoutSpec(obj client.Object) client.Object {
 	bare.SetName(obj.GetName())
 	bare.SetUID(obj.GetUID())
 	bare.SetGeneration(obj.GetGeneration())
+	bare.SetDeletionTimestamp(obj.GetDeletionTimestamp())
 	bare.SetResourceVersion(obj.GetResourceVersion())
 	conditions, generation := conditionsOf(bare)
 	*conditions = *have
@@ -143,12 +223,16 @@ func withoutSpec(obj client.Object) client.Object {
 // write every status that is not as it should be. Who was beaten to it is told what there is now, and looks again.
 func (r *Rollup) write(ctx context.Context) error {
 	var changed []client.Object
-	for _, f := range r.fares {
+	reports := r.known()
+	r.count(reports)
+	for ref, f := range r.fares {
 		conditions, generation := conditionsOf(f.object)
-		want := f.fares(r.reports)
+		want := f.fares(reports)
 		if equality.Semantic.DeepEqual(want, *conditions) && (generation == nil || *generation == f.object.GetGeneration()) {
 			continue
 		}
+		r.Metrics.statusWrites.WithLabelValues(ref.Kind).Inc()
+		r.tell(f.object, *conditions, want)
 		o := f.object.DeepCopyObject().(client.Object)
 		conditions, generation = conditionsOf(o)
 		*conditions = want
@@ -161,6 +245,43 @@ func (r *Rollup) write(ctx context.Context) error {
 		return nil
 	}
 	return withoutBeaten(r.Store.PutStatus(ctx, changed...))
+}
+
+func (r *Rollup) count(reports map[string]*report) {
+	enforcing, refused := 0, 0
+	for _, said := range reports {
+		if said.failing == "" && len(said.observed) > 0 {
+			enforcing++
+		}
+	}
+	for _, f := range r.fares {
+		if f.refused != "" {
+			refused++
+		}
+	}
+	r.Metrics.nodes.WithLabelValues("true").Set(float64(enforcing))
+	r.Metrics.nodes.WithLabelValues("false").Set(float64(len(reports) - enforcing))
+	r.Metrics.notAccepted.Set(float64(refused))
+}
+
+// tell people of what has become of an object that they should see.
+func (r *Rollup) tell(about client.Object, was, now []metav1.Condition) {
+	if r.Event == nil {
+		return
+	}
+	for i := range now {
+		c := &now[i]
+		before := apimeta.FindStatusCondition(was, c.Type)
+		bad := c.Type == v3.ConditionAccepted && c.Status == metav1.ConditionFalse || c.Type == v3.ConditionWarning ||
+			c.Type == v3.ConditionProgrammed && c.Reason == v3.ReasonFailed
+		same := before != nil && before.Status == c.Status && before.Reason == c.Reason && (before.Message == c.Message || c.Type == v3.ConditionProgrammed)
+		switch {
+		case bad && !same:
+			r.Event(about, true, c.Type+c.Reason, c.Message)
+		case c.Type == v3.ConditionProgrammed && c.Status == metav1.ConditionTrue && !same:
+			r.Event(about, false, c.Reason, c.Message)
+		}
+	}
 }
 
 // withoutBeaten leaves out of joined errors those that a later event mends.

@@ -44,6 +44,9 @@ func (f *fare) fares(reports map[string]*report) []metav1.Condition {
 		c.ObservedGeneration, c.Message = f.object.GetGeneration(), cut(c.Message)
 		apimeta.SetStatusCondition(&out, c)
 	}
+	if ref.Kind == "Tier" && f.object.GetDeletionTimestamp() != nil {
+		return out // whoever waits for its policies to go says so
+	}
 	if ref.Kind == "Tier" {
 		set(metav1.Condition{Type: v3.ConditionReady, Status: metav1.ConditionTrue, Reason: v3.ReasonReady})
 		return out
@@ -108,7 +111,7 @@ func (f *fare) programmed(kind string, reports map[string]*report) metav1.Condit
 		switch r := reports[name]; {
 		case r.failing != "":
 			missing, failing = append(missing, name), cmp.Or(failing, name+": "+r.failing)
-		case newer(f.since, r.observed[kind]):
+		case r.observed[kind] == "" || newer(f.since, r.observed[kind]):
 			missing = append(missing, name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -317,15 +318,15 @@ func TestWhatIsNews(t *testing.T) {
 // What could not be reported is tried again, until it can be.
 func TestReportIsTriedAgain(t *testing.T) {
 	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))
-	a := Agent{Store: s.Existing(), Node: "n1", Reports: true, Log: slog.New(slog.DiscardHandler), reporting: retry{first: time.Hour, most: time.Hour}}
+	a := Agent{Store: s.Existing(), Node: "n1", Reports: true, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()), reporting: retry{first: time.Hour, most: time.Hour}}
 	plan := policy.NewIndex("n1", policy.Options{}).Plan()
-	if a.report(t.Context(), plan, nil); a.reporting.due() == nil {
+	if a.report(t.Context(), plan, nil, 0); a.reporting.due() == nil {
 		t.Error("there is no store, and it is not tried again")
 	}
 	if _, err := s.Put(t.Context(), of(&corev1.Namespace{}, "Namespace", "ns", "")); err != nil {
 		t.Fatal(err)
 	}
-	if a.report(t.Context(), plan, nil); a.reporting.due() != nil {
+	if a.report(t.Context(), plan, nil, 0); a.reporting.due() != nil {
 		t.Error("it is reported, and tried again")
 	}
 	if _, err := s.Get(t.Context(), v3.Ref{Kind: kindReport, Name: "n1"}); err != nil {

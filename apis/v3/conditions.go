@@ -29,6 +29,7 @@ const (
 	ReasonNotAllAsWritten = "NotAllAsWritten" // of Warning: the message says what is not
 	ReasonSeen            = "Seen"            // of Observed
 	ReasonReady           = "Ready"           // of Ready
+	ReasonTerminating     = "Terminating"     // of Ready: the tier is deleted as soon as no policy is in it
 )
 
 // ConditionsOf an object of a kind of this package that has a status, and the generation that they are of, where the kind says so; nil

@@ -207,6 +207,23 @@ func (k *Kube) putStatus(ctx context.Context, obj client.Object) error {
 	return nil
 }
 
+// SetFinalizers of an object that is as it was told; ErrConflict when it has changed.
+func (k *Kube) SetFinalizers(ctx context.Context, obj client.Object, finalizers []string) error {
+	ref := v3.RefOf(obj.(v3.Object))
+	kind, err := kindFor(ref)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": obj.GetResourceVersion(), "finalizers": finalizers}})
+	if err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
+	if _, err := k.client(kind, ref.Namespace).Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return said(ref, err)
+	}
+	return nil
+}
+
 // Delete implements Store.
 func (k *Kube) Delete(ctx context.Context, obj client.Object) error {
 	ref := v3.RefOf(obj.(v3.Object))

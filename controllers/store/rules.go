@@ -11,10 +11,11 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// tieredKinds are the policies that stand in a tier by name.
-var tieredKinds = []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"}
+// TieredKinds are those of policies that stand in a tier by name.
+var TieredKinds = []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"}
 
-func tierOf(obj client.Object) string {
+// TierOf a policy is the name of the tier that it stands in; "" for any other object.
+func TierOf(obj client.Object) string {
 	switch o := obj.(type) {
 	case *v3.NetworkPolicy:
 		return o.Spec.Tier
@@ -38,12 +39,12 @@ func allowed(w Writer, ref v3.Ref, obj client.Object, update bool) error {
 	case ref.Kind == "NetworkPolicy" && strings.HasPrefix(ref.Name, "knp.default."):
 		return fmt.Errorf("%s %w: metadata.name: Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy", ref, ErrForbidden)
 	}
-	tier := tierOf(obj)
+	tier := TierOf(obj)
 	if tier == "" {
 		return nil
 	}
 	if update {
-		if old, err := w.Get(ref); err == nil && tierOf(old) == tier {
+		if old, err := w.Get(ref); err == nil && TierOf(old) == tier {
 			return nil // a tier that has gone does not keep its policies from being changed
 		}
 	}
@@ -65,13 +66,13 @@ func deletable(w Writer, ref v3.Ref) error {
 		}
 	}
 	var inside []string
-	for _, kind := range tieredKinds {
+	for _, kind := range TieredKinds {
 		objs, err := w.List(kind, "")
 		if err != nil {
 			return err
 		}
 		for _, o := range objs {
-			if tierOf(o) == ref.Name {
+			if TierOf(o) == ref.Name {
 				inside = append(inside, v3.RefOf(o.(v3.Object)).String())
 			}
 		}

@@ -1,0 +1,129 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+	toolsevents "k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	runtimelog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/tierwall/tierwall/controllers/store"
+)
+
+// Cluster is what one process does for all nodes of a cluster: the built-in tiers, the finalizer of tiers, automatic host endpoints, the
+// status of objects, and the reports of nodes that are no more. Of several processes one leads, and the others wait.
+type Cluster struct {
+	Config    *rest.Config
+	Namespace string          // of the Lease that the leader holds; "" where there is but one process
+	Listen    string          // where /healthz, /readyz and /metrics are served; "" for nowhere
+	Agents    labels.Selector // the nodes that should have an agent
+	Log       *slog.Logger
+}
+
+// Lease is the name of the one that the leader holds.
+const Lease = "tierwall-controller"
+
+// statusEvery bounds how often one object's status is written: however many nodes report in between, it is once.
+const statusEvery = time.Second
+
+// Run until ctx ends, or until another leads.
+func (c *Cluster) Run(ctx context.Context) error {
+	log := logr.FromSlogHandler(c.Log.Handler())
+	runtimelog.SetLogger(log)
+	var synced atomic.Bool
+	m, err := manager.New(c.Config, c.options(log, &synced))
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", c.Config.Host, err)
+	}
+	s, err := store.OpenKube(c.Config)
+	if err != nil {
+		return err
+	}
+	measured := NewMetrics(metrics.Registry)
+	rollup := &Rollup{
+		Store: s.Following(func(k *store.Kind) bool { return store.Reported(k) || k.Kind == "Node" }),
+		Log:   c.Log, Every: statusEvery, Agents: c.Agents, Metrics: measured, Event: recorder(m.GetEventRecorder("tierwall-controller")),
+	}
+	tiers := &Tiers{Store: s, Log: c.Log}
+	for _, r := range []manager.Runnable{
+		manager.RunnableFunc(rollup.Run), manager.RunnableFunc(tiers.Run),
+		everywhere(func(ctx context.Context) error { synced.Store(m.GetCache().WaitForCacheSync(ctx)); return nil }),
+	} {
+		if err := m.Add(r); err != nil {
+			return err
+		}
+	}
+	return m.Start(ctx)
+}
+
+// everywhere is what runs whether or not the process leads.
+type everywhere func(context.Context) error
+
+// Start implements manager.Runnable.
+func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (everywhere) NeedLeaderElection() bool { return false }
+
+func (c *Cluster) options(log logr.Logger, synced *atomic.Bool) manager.Options {
+	address := c.Listen
+	if address == "" {
+		address = "0"
+	}
+	ready := func() error {
+		if !synced.Load() {
+			return errors.New("the cluster has not said everything yet")
+		}
+		return nil
+	}
+	return manager.Options{
+		Scheme: store.Scheme, Logger: log,
+		LeaderElection: c.Namespace != "", LeaderElectionID: Lease, LeaderElectionNamespace: c.Namespace, LeaderElectionReleaseOnCancel: true,
+		Metrics: metricsserver.Options{BindAddress: address, ExtraHandlers: map[string]http.Handler{
+			"/healthz": answer(func() error { return nil }), "/readyz": answer(ready)}},
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: slimNode}},
+		},
+	}
+}
+
+// slimNode leaves of a Node what host endpoints are made of.
+func slimNode(obj any) (any, error) {
+	n, ok := obj.(*corev1.Node)
+	if !ok {
+		return obj, nil
+	}
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, Labels: n.Labels, Annotations: n.Annotations,
+		DeletionTimestamp: n.DeletionTimestamp}, Status: corev1.NodeStatus{Addresses: n.Status.Addresses}}, nil
+}
+
+// recorder tells by Events.
+func recorder(events toolsevents.EventRecorder) Recorder {
+	return func(about client.Object, warning bool, reason, message string) {
+		kind := corev1.EventTypeNormal
+		if warning {
+			kind = corev1.EventTypeWarning
+		}
+		const most = 1024 // bytes of an Event's note
+		if len(message) > most {
+			message = message[:most-3] + "..."
+		}
+		events.Eventf(about, nil, kind, reason, "Status", "%s", message)
+	}
+}
