@@ -145,7 +145,7 @@ func (s *site) objects(yaml string) []client.Object {
 // write does one transaction.
 func (s *site) write(put, gone []client.Object) {
 	s.t.Helper()
-	revision, err := s.store.Transact(s.t.Context(), func(tx *store.Tx) error {
+	revision, err := s.store.Transact(s.t.Context(), func(tx store.Writer) error {
 		for _, o := range put {
 			if err := apply(tx, o); err != nil {
 				return err
@@ -162,7 +162,7 @@ func (s *site) write(put, gone []client.Object) {
 	s.revision = revision
 }
 
-func apply(tx *store.Tx, o client.Object) error {
+func apply(tx store.Writer, o client.Object) error {
 	_, err := tx.Get(v3.RefOf(o.(v3.Object)))
 	if errors.Is(err, store.ErrNotFound) {
 		_, err = tx.Create(o)
