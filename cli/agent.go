@@ -37,6 +37,8 @@ func agentCommand() *cli.Command {
 			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
 			&cli.StringFlag{Name: "established-connections", Value: "Keep",
 				Usage: "`WHAT` becomes of connections that a changed policy would deny: Keep them, or Reevaluate and end them"},
+			&cli.StringFlag{Name: "proc-sys-net", Usage: "`PATH` where the host's " + nft.ProcSysNet + " is mounted, for an agent in a container", Value: nft.ProcSysNet,
+				EnvVars: []string{"TIERWALL_PROC_SYS_NET"}},
 			listenFlag(), endpointToHostFlag(), datastoreFlag(),
 		},
 		Action: agent,
@@ -71,7 +73,7 @@ func agent(c *cli.Context) error {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a := controllers.Agent{
 		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"), Reports: true, Version: version,
-		Log: newLog(c), Metrics: controllers.NewMetrics(metrics), Health: &controllers.Health{},
+		Log: newLog(c), Metrics: controllers.NewMetrics(metrics), Health: &controllers.Health{}, ProcSysNet: c.String("proc-sys-net"),
 	}
 	_, alone := s.(interface{ Existing() *store.Bolt })
 	if !alone {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -142,12 +143,15 @@ func storedObjects(c *cli.Context) (out []client.Object, err error) {
 	defer stop()
 	for event, err := range s.Watch(ctx) {
 		switch {
+		case errors.Is(err, store.ErrUnfollowed): // what the cluster does not know it has none of
 		case err != nil:
 			return nil, err
 		case event.Type == store.Synced:
 			return out, nil
 		}
-		out = append(out, event.Object)
+		if err == nil {
+			out = append(out, event.Object)
+		}
 	}
 	return nil, ctx.Err()
 }

@@ -2,6 +2,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type Agent struct {
 	Health  *Health
 	// ReportEvery is how long one report waits for the next at least: in a cluster all nodes report at once.
 	ReportEvery time.Duration
+	ProcSysNet  string // where the host's is, if it is not nft.ProcSysNet
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
@@ -260,7 +262,7 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 		}
 		a.noted = plan.Notes
 	}
-	unfiltered := a.bridged.filter(plan, a.Node, bridges)
+	unfiltered := a.bridged.filter(plan, a.Node, bridges, cmp.Or(a.ProcSysNet, nft.ProcSysNet))
 	changes, err := a.apply(plan)
 	if err != nil {
 		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))

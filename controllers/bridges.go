@@ -17,7 +17,7 @@ type bridged struct {
 
 // filter sees to it that packets between a node's workloads meet the table also when they only go from one port of a bridge to
 // another, each time anew: others may have switched that off. Where no workload hangs on a bridge nothing is asked of the host.
-func (b *bridged) filter(plan *policy.Plan, node string, bridges map[string]bool) error {
+func (b *bridged) filter(plan *policy.Plan, node string, bridges map[string]bool, procSysNet string) error {
 	if b.plan == nil || !plan.SameRules(b.plan) {
 		bridge, workload, err := findBridged(plan, node, bridges)
 		if err != nil {
@@ -29,7 +29,7 @@ func (b *bridged) filter(plan *policy.Plan, node string, bridges map[string]bool
 	if b.bridge == "" {
 		return nil
 	}
-	if err := nft.BridgeFiltering(); err != nil {
+	if err := nft.BridgeFiltering(procSysNet); err != nil {
 		return fmt.Errorf("workloads on bridge %s, as %s is, are not guarded from each other: %w; "+
 			"let the agent write it, or set it to 1 yourself", b.bridge, b.workload, err)
 	}

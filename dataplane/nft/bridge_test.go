@@ -56,7 +56,7 @@ func TestBridgeFiltering(t *testing.T) {
 				sysctl(s + "=" + test.before[i])
 			}
 			if test.filter {
-				must(nft.BridgeFiltering())
+				must(nft.BridgeFiltering(nft.ProcSysNet))
 			}
 		})
 		for _, to := range []string{"10.0.0.2", "fd00::2"} {
@@ -107,7 +107,7 @@ func TestBridgeFilteringNeedsTheModule(t *testing.T) {
 		if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
 			panic("the settings are still there")
 		}
-		err := nft.BridgeFiltering()
+		err := nft.BridgeFiltering(nft.ProcSysNet)
 		if err == nil || !strings.Contains(err.Error(), "modprobe br_netfilter") {
 			t.Errorf("without the module: %v", err)
 		}
