@@ -199,10 +199,10 @@ const (
 	nothing  outcome = "nothing came back"
 )
 
-// try once to reach an address from a pod ("namespace/name"), from a node ("node/name"), or from outside ("").
-func (t *test) try(from, proto, to, port string) outcome {
+// try once, for so long, to reach an address from a pod ("namespace/name"), from a node ("node/name"), or from outside ("").
+func (t *test) try(from, proto, to, port string, patient time.Duration) outcome {
 	t.Helper()
-	args := []string{"probe", "-timeout", "400ms", proto, to, port}
+	args := []string{"probe", "-timeout", patient.String(), proto, to, port}
 	cmd := t.Command(t.Context(), t.PodProgram, args...)
 	where, name, isPod := strings.Cut(from, "/")
 	switch {
@@ -231,6 +231,19 @@ func (t *test) try(from, proto, to, port string) outcome {
 	return outcome(fmt.Sprintf("%s: %v", cmd, err))
 }
 
+// An answer comes in no time, but the machine may be busy; how long nothing comes is a matter of taste.
+const (
+	short = 500 * time.Millisecond
+	long  = 5 * time.Second
+)
+
+func (f *flow) patience() time.Duration {
+	if f.want == nothing {
+		return short
+	}
+	return long
+}
+
 // patience is how long a change may take to be in force on both nodes.
 const patience = 15 * time.Second
 
@@ -247,9 +260,9 @@ func (t *test) expect(what string, flows ...flow) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	t.all(flows, func(f flow, to string) string {
-		got := t.try(f.from, f.proto, to, f.port)
+		got := t.try(f.from, f.proto, to, f.port, short)
 		for got != f.want && time.Now().Before(deadline) {
-			got = t.try(f.from, f.proto, to, f.port)
+			got = t.try(f.from, f.proto, to, f.port, short)
 		}
 		if got != f.want {
 			return fmt.Sprintf("%s: %s from %s to %s port %s: %s, want: %s", what, f.proto, f.from, to, f.port, got, f.want)
@@ -263,7 +276,7 @@ func (t *test) expect(what string, flows ...flow) {
 func (t *test) now(what string, flows ...flow) {
 	t.Helper()
 	t.all(flows, func(f flow, to string) string {
-		if got := t.try(f.from, f.proto, to, f.port); got != f.want {
+		if got := t.try(f.from, f.proto, to, f.port, f.patience()); got != f.want {
 			return fmt.Sprintf("%s: %s from %s to %s port %s: %s, want: %s", what, f.proto, f.from, to, f.port, got, f.want)
 		}
 		return ""

@@ -1,0 +1,55 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// start starts a process that is to live as long as the cluster: when it ends before, everything that waits for the cluster fails, with
+// the end of its log. A terminal's Ctrl-C is not for it.
+func (c *Cluster) start(at *place, name, command string, args ...string) error {
+	file := filepath.Join(c.dir, name+".log")
+	log, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(command, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(environment(), "PATH="+c.runtime+":"+os.Getenv("PATH"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, UseCgroupFD: true, CgroupFD: int(c.cgroup.Fd())}
+	if err := at.do(cmd.Start); err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	c.processes.Go(func() {
+		_ = cmd.Wait() // ProcessState says more
+		c.fail(fmt.Errorf("%s has ended: %v; its log:\n%s", name, cmd.ProcessState, tail(file)))
+	})
+	return nil
+}
+
+// environment is ours, but no proxy is asked for what is on the same switch.
+func environment() []string { return append(os.Environ(), "NO_PROXY=*", "no_proxy=*") }
+
+// tail is the end of a log.
+func tail(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-20):], "\n  ")
+}
+
+// inside is a command that the caller starts, in namespaces that files stand for. It ends with the cluster, at the latest.
+func (c *Cluster) inside(ctx context.Context, namespaces []string, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", slices.Concat(namespaces, []string{"--", name}, args)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(c.cgroup.Fd())}
+	return cmd
+}
