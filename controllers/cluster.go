@@ -60,6 +60,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 		Log:   c.Log, Every: statusEvery, Agents: c.Agents, Metrics: measured, Event: recorder(m.GetEventRecorder("tierwall-controller")),
 	}
 	tiers := &Tiers{Store: s, Log: c.Log}
+	hosts := &hostEndpointReconciler{Client: m.GetClient(), Event: rollup.Event}
+	if err := hosts.SetupWithManager(ctx, m); err != nil {
+		return fmt.Errorf("automatic host endpoints: %w", err)
+	}
 	for _, r := range []manager.Runnable{
 		manager.RunnableFunc(rollup.Run), manager.RunnableFunc(tiers.Run),
 		everywhere(func(ctx context.Context) error { synced.Store(m.GetCache().WaitForCacheSync(ctx)); return nil }),

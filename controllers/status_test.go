@@ -161,7 +161,7 @@ func TestConditions(t *testing.T) {
 // Every kind that a store holds and that somebody enforces has a status, but those whose API has none.
 func TestEveryKindHasAStatus(t *testing.T) {
 	none := []string{"WorkloadEndpoint", "Profile", kindReport, v3.KindKubernetesNetworkPolicy, "Namespace", "Pod", "ServiceAccount", "Service",
-		"EndpointSlice", "Node"}
+		"EndpointSlice", "Node", "KubeControllersConfiguration"}
 	for _, k := range store.Kinds() {
 		o, err := store.Scheme.New(k.GVK)
 		if err != nil {

@@ -78,6 +78,7 @@ func TestDefault(t *testing.T) {
 		{"WorkloadEndpoint", "spec: {node: n}", "spec: {node: n}"},
 		{"Profile", "spec: {egress: [{action: Allow}]}", "spec: {egress: [{action: Allow}]}"},
 		{"FelixConfiguration", "spec: {}", "spec: {}"},
+		{"KubeControllersConfiguration", "spec: {controllers: {node: {hostEndpoint: {}}}}", "spec: {controllers: {node: {hostEndpoint: {}}}}"},
 		{"FelixConfiguration", "spec: {defaultEndpointToHostAction: ACCEPT, workloadSourceSpoofing: any, serviceLoopPrevention: '', logPrefix: '', nftablesFilterDenyAction: Nonsense}",
 			"spec: {defaultEndpointToHostAction: Accept, workloadSourceSpoofing: Any, nftablesFilterDenyAction: Nonsense}"},
 		{"FelixConfiguration", "spec: {failsafeInboundHostPorts: [], kubeNodePortRanges: [], logActionRateLimitBurst: 0, wireguardEnabled: true}",

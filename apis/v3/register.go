@@ -24,6 +24,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&WorkloadEndpoint{}, &WorkloadEndpointList{},
 		&Profile{}, &ProfileList{},
 		&FelixConfiguration{}, &FelixConfigurationList{},
+		&KubeControllersConfiguration{}, &KubeControllersConfigurationList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -50,6 +50,9 @@ func Validate(obj metav1.Object) field.ErrorList {
 		v.rules(spec.Child("egress"), o.Spec.Egress, ruleContext{global: true})
 	case *FelixConfiguration:
 		v.felix(spec, &o.Spec)
+	case *KubeControllersConfiguration:
+		v.theOne(o.Name)
+		v.controllers(spec, &o.Spec)
 	}
 	return v.errs
 }

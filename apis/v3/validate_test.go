@@ -133,6 +133,21 @@ var refused = []struct{ kind, object, field, reason string }{
 	{"FelixConfiguration", "spec: {flowLogsFlushInterval: 99999999999h}", "spec.flowLogsFlushInterval", "is no length of time"},
 	{"FelixConfiguration", "spec: {dataplaneWatchdogTimeout: soon}", "spec.dataplaneWatchdogTimeout", "is no length of time"},
 	{"FelixConfiguration", "spec: {vxlanport: 4789}", "spec.vxlanport", "did you mean vxlanPort?"},
+	{"KubeControllersConfiguration", "metadata: {name: other}", "metadata.name", "there is but one KubeControllersConfiguration, of the name default"},
+	{"KubeControllersConfiguration", one("spec: {etcdV3CompactionPeriod: soon}"), "spec.etcdV3CompactionPeriod", "is no length of time"},
+	{"KubeControllersConfiguration", one("spec: {controllers: {policy: {reconcilerPeriod: 99999999h}}}"), "spec.controllers.policy.reconcilerPeriod", "is no length of time"},
+	{"KubeControllersConfiguration", one("spec: {controllers: {node: {reconcilerPeriod: -1s}}}"), "spec.controllers.node.reconcilerPeriod", "is no length of time"},
+	{"KubeControllersConfiguration", one("spec: {controllers: {node: {leakGracePeriod: 1d}}}"), "spec.controllers.node.leakGracePeriod", "is no length of time"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfaceCIDRs: [10.0.0.1]}"), "spec.controllers.node.hostEndpoint.templates[0].interfaceCIDRs[0]", "expected a network in CIDR form"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfaceCIDRs: ['::ffff:10.0.0.0/104']}"), "spec.controllers.node.hostEndpoint.templates[0].interfaceCIDRs[0]", "expected a network in CIDR form"},
+	{"KubeControllersConfiguration", templates("{generateName: a}"), "spec.controllers.node.hostEndpoint.templates[0].interfaceCIDRs", "at least one of interfaceCIDRs or interfacePattern must be specified"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfacePattern: '('}"), "spec.controllers.node.hostEndpoint.templates[0].interfacePattern", "missing closing )"},
+	{"KubeControllersConfiguration", templates("{interfacePattern: eth}"), "spec.controllers.node.hostEndpoint.templates[0].generateName", "RFC 1123 subdomain"},
+	{"KubeControllersConfiguration", templates("{generateName: a-, interfacePattern: eth}"), "spec.controllers.node.hostEndpoint.templates[0].generateName", "RFC 1123 subdomain"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfacePattern: eth}, {generateName: a, interfacePattern: wlan}"), "spec.controllers.node.hostEndpoint.templates[1].generateName", "Duplicate"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfacePattern: eth, nodeSelector: 'a = b'}"), "spec.controllers.node.hostEndpoint.templates[0].nodeSelector", "column 3"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfacePattern: eth, labels: {a: 'b c'}}"), "spec.controllers.node.hostEndpoint.templates[0].labels", "a valid label must be"},
+	{"KubeControllersConfiguration", templates("{generateName: a, interfacePattern: eth, annotations: {a b: c}}"), "spec.controllers.node.hostEndpoint.templates[0].annotations", "a b"},
 }
 
 // accepted are sound objects that come near to one of the faults. Every kind has one.
@@ -162,6 +177,15 @@ var accepted = []struct{ kind, object string }{
 	{"FelixConfiguration", "spec: {kubeNodePortRanges: [30000, '30001:32767', '80'], vxlanPort: 8472, logPrefix: '%t/%k: ', logActionRateLimit: 9999/day, logActionRateLimitBurst: 0}"},
 	{"FelixConfiguration", "spec: {nftablesRefreshInterval: 0.5s, iptablesRefreshInterval: 1m30s, ipsetsRefreshInterval: '', flowLogsFlushInterval: 15s, dataplaneWatchdogTimeout: 90s}"},
 	{"FelixConfiguration", "spec: {wireguardEnabled: true, bpfLogLevel: '', routeTableRanges: [{min: 1, max: 250}], interfacePrefix: '', logPrefix: '', defaultEndpointToHostAction: ''}"},
+	{"KubeControllersConfiguration", one("spec: {controllers: {node: {reconcilerPeriod: '0', leakGracePeriod: 0s}, policy: {reconcilerPeriod: 5m0s}, namespace: {}, loadBalancer: {}}}")},
+	{"KubeControllersConfiguration", templates("{generateName: a.b, interfaceCIDRs: [10.0.0.1/8, 'fd00::/64'], labels: {x/y: ''}, annotations: {x/y: a b}}, " +
+		"{generateName: c, interfacePattern: 'eth0|eth1', nodeSelector: has(a)}")},
+}
+
+func one(rest string) string { return "metadata: {name: default}\n" + rest }
+
+func templates(all string) string {
+	return one("spec: {controllers: {node: {hostEndpoint: {templates: [" + all + "]}}}}")
 }
 
 func ingress(rule string) string { return "spec: {ingress: [{action: Allow, " + rule + "}]}" }
@@ -222,7 +246,7 @@ func TestEveryReasonHasACase(t *testing.T) {
 		}
 	}
 	var count int
-	for _, file := range []string{"validate.go", "validate_rule.go", "validate_endpoint.go", "validate_kubernetes.go", "validate_felix.go", "parse.go"} {
+	for _, file := range []string{"validate.go", "validate_rule.go", "validate_endpoint.go", "validate_kubernetes.go", "validate_felix.go", "validate_kubecontrollers.go", "parse.go"} {
 		for at, reason := range reasons(t, file) {
 			count++
 			if !slices.ContainsFunc(said, reason.MatchString) {

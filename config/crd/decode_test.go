@@ -39,6 +39,8 @@ var likely = map[string][]string{
 	"interfacePrefix": {"cali", "azv,cali"}, "interfaceExclude": {"kube-ipvs0", "/^eth/"}, "workloadSourceSpoofing": {"any"}, "serviceLoopPrevention": {"REJECT"},
 	"logPrefix": {"%t/%k: ", ""}, "logActionRateLimit": {"10/second"}, "chainInsertMode": {"insert"}, "nftablesRefreshInterval": {"0.5s", ""}, "iptablesRefreshInterval": {"1m30s"},
 	"ipsetsRefreshInterval": {"90s"}, "flowLogsFlushInterval": {"15s"}, "dataplaneWatchdogTimeout": {"90s"}, "protocol": {"tcp", "UDP"}, "net": {"10.0.0.0/8", "fd00::/8"},
+	"reconcilerPeriod": {"5m", "0", "0s"}, "leakGracePeriod": {"15m0s"}, "etcdV3CompactionPeriod": {"10m"}, "generateName": {"a", "b.c"}, "interfaceCIDRs": {"10.0.0.0/8", "fd00::1/64"},
+	"interfacePattern": {"eth0|eth1", "^bond"},
 }
 
 // What a client's decoder may choke on, and what a schema may not have thought of.

@@ -44,6 +44,8 @@ var kinds = []Kind{
 	calico("WorkloadEndpoint", "workloadendpoints", true, "wep", "weps"),
 	calico("Profile", "profiles", false, "pro", "pros"),
 	calico("FelixConfiguration", "felixconfigurations", false, "felixconfig", "felixconfigs"),
+	calico(kindControllers, "kubecontrollersconfigurations", false, "kcc", "kccs", "kcconfig", "kcconfigs",
+		"kubecontrollersconfig", "kubecontrollersconfigs"),
 	{"NodeReport", v1alpha1.GroupVersion.WithKind("NodeReport"), "nodereport", "nodereports", []string{"nr", "nodereports.tierwall.io", "nodereport.tierwall.io"}, false},
 	kubernetes(v3.KindKubernetesNetworkPolicy, networkingv1.SchemeGroupVersion.WithKind("NetworkPolicy"), "kubernetesnetworkpolicies", true,
 		"knp", "netpol", "netpols", "networkpolicies.networking.k8s.io", "networkpolicy.networking.k8s.io"),
@@ -56,6 +58,9 @@ var kinds = []Kind{
 	kubernetes("EndpointSlice", discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), "endpointslices", true),
 	kubernetes("Node", corev1.SchemeGroupVersion.WithKind("Node"), "nodes", false, "no"),
 }
+
+// kindControllers says what one process does for a whole cluster. No agent asks for it, and its status is none of conditions.
+const kindControllers = "KubeControllersConfiguration"
 
 func calico(kind, plural string, namespaced bool, aliases ...string) Kind {
 	k := Kind{kind, v3.GroupVersion.WithKind(kind), strings.ToLower(kind), plural, aliases, namespaced}

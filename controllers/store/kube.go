@@ -61,10 +61,14 @@ func (k *Kube) Following(which func(*Kind) bool) *Kube {
 }
 
 // Decisive are the kinds that policy is decided from: what an agent follows.
-func Decisive(k *Kind) bool { return k.GVK.Group != v1alpha1.GroupVersion.Group && k.Kind != "Service" }
+func Decisive(k *Kind) bool {
+	return k.GVK.Group != v1alpha1.GroupVersion.Group && k.Kind != "Service" && k.Kind != kindControllers
+}
 
 // Reported are the kinds whose status is ours, and the reports it is made of.
-func Reported(k *Kind) bool { return k.ownStatus() || k.Kind == "NodeReport" }
+func Reported(k *Kind) bool {
+	return k.ownStatus() && k.Kind != kindControllers || k.Kind == "NodeReport"
+}
 
 // String names the store in messages.
 func (k *Kube) String() string { return "kubernetes:" + k.config.Host }

@@ -213,7 +213,7 @@ spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: D
 		if _, err = s.Put(ctx, policy); err == nil {
 			break
 		}
-		if !errors.Is(err, ErrNoKind) && !strings.Contains(err.Error(), "could not find the requested resource") {
+		if !errors.Is(err, ErrNoKind) && !errors.Is(err, ErrNotFound) { // it is not served yet
 			t.Fatal(err)
 		}
 	}

@@ -192,6 +192,7 @@ func TestLookup(t *testing.T) {
 		"WorkloadEndpoint":              "workloadendpoint wep weps",
 		"Profile":                       "profile pro pros",
 		"FelixConfiguration":            "felixconfiguration felixconfigurations felixconfig felixconfigs felixconfigurations.projectcalico.org",
+		"KubeControllersConfiguration":  "kubecontrollersconfiguration kubecontrollersconfigurations kcconfig kcconfigs kcc kubecontrollersconfig kubecontrollersconfigs",
 		"Node":                          "node nodes no",
 		"Namespace":                     "namespace ns", "Pod": "pods po", "ServiceAccount": "sa", "Service": "svc", "EndpointSlice": "endpointslices",
 		"KubernetesNetworkPolicy":        "netpol knp networkpolicies.networking.k8s.io KubernetesNetworkPolicy",
