@@ -23,6 +23,10 @@ test: go nft ## Run every test, with the kernel where it can be used
 test-kernel: go nft ## Only the tests that program the kernel and send packets
 	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
 
+test-e2e: build ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
+	go vet -tags e2e ./test/kube ./test/e2e
+	CI=true go test -tags e2e -p 1 -count=1 -json -timeout 30m ./test/kube ./test/e2e | go run ./test/tally
+
 fuzz: go ## Look for a while for input that breaks a reader, and for a packet on which Trace and the table disagree
 	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
 	go test -fuzz FuzzAdmit -fuzztime 30s ./config/crd
@@ -48,9 +52,13 @@ update: go ## Rewrite the plans and tables that the corpus shows (never its verd
 	go test ./dataplane/policy -run TestScenarioPlans -update
 	go test ./dataplane/ruleset -run TestScenarioTables -update
 
-generate: go ## Write deep copies and CRD manifests anew from apis
+generate: go bin/helm ## Write deep copies, CRD manifests and what is made of them anew from apis and the chart
 	$(TOOL) controller-gen object crd:allowDangerousTypes=true paths=./apis/v3 paths=./apis/v1alpha1 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
+	go run ./config/helm/generate -helm bin/helm
+
+bin/helm: Makefile
+	GOBIN=$(CURDIR)/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
 
 verify: go ## Fail when generated files, formatting or go.mod are not as they should be
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
@@ -60,8 +68,8 @@ verify: go ## Fail when generated files, formatting or go.mod are not as they sh
 lint: ## Run golangci-lint with .golangci.yml, where it is installed
 	golangci-lint run
 
-image: ## Build the container image tierwall:VERSION
-	docker build --build-arg VERSION=$(VERSION) -t tierwall:$(VERSION) .
+image: ## Build the container image tierwall/tierwall:VERSION
+	docker build --build-arg VERSION=$(VERSION) -t tierwall/tierwall:$(VERSION) .
 
 clean: ## Remove what was built
 	rm -rf bin
@@ -74,4 +82,4 @@ nft:
 	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
-.PHONY: help build demo test test-kernel fuzz random bench bench-short update generate verify lint image clean go nft
+.PHONY: help build demo test test-kernel test-e2e fuzz random bench bench-short update generate verify lint image clean go nft

@@ -25,13 +25,14 @@ var apimachinery = []string{"k8s.io/apimachinery/", "k8s.io/api/"}
 
 // lines is the import rule: the import graph is the data flow, and a package imports only what is to its left.
 var lines = map[string]line{
-	"apis/selector":     {pure: true},
-	"apis/v3":           {ours: []string{"apis/selector"}, others: apimachinery, pure: true},
-	"apis/v1alpha1":     {others: apimachinery, pure: true},
-	"config/crd":        {others: []string{"k8s.io/apiextensions-apiserver/", "k8s.io/apiserver/pkg/", "k8s.io/apimachinery/", "sigs.k8s.io/yaml"}},
-	"dataplane/policy":  {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
-	"dataplane/ruleset": {ours: []string{"dataplane/policy"}, pure: true},
-	"dataplane/nft":     {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
+	"apis/selector":        {pure: true},
+	"apis/v3":              {ours: []string{"apis/selector"}, others: apimachinery, pure: true},
+	"apis/v1alpha1":        {others: apimachinery, pure: true},
+	"config/crd":           {others: []string{"k8s.io/apiextensions-apiserver/", "k8s.io/apiserver/pkg/", "k8s.io/apimachinery/", "sigs.k8s.io/yaml"}},
+	"config/helm/generate": {ours: []string{"config/crd"}, others: []string{"sigs.k8s.io/yaml"}},
+	"dataplane/policy":     {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
+	"dataplane/ruleset":    {ours: []string{"dataplane/policy"}, pure: true},
+	"dataplane/nft":        {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
 	"controllers/store": {ours: []string{"apis/v1alpha1", "apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "k8s.io/klog/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
 		"github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
 	"controllers":     {ours: []string{"apis/v1alpha1", "apis/v3", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: append([]string{"k8s.io/client-go/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "sigs.k8s.io/network-policy-api/apis/", "github.com/prometheus/"}, apimachinery...)},

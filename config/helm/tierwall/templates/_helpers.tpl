@@ -1,0 +1,42 @@
+{{- define "tierwall.labels" -}}
+app.kubernetes.io/name: tierwall
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+
+{{- define "tierwall.image" -}}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- /* Kinds of projectcalico.org/v3 that a cluster has, by who may write them. */}}
+{{- define "tierwall.namespaced" -}}
+[networkpolicies, stagednetworkpolicies, stagedkubernetesnetworkpolicies, networksets]
+{{- end }}
+{{- define "tierwall.global" -}}
+[tiers, globalnetworkpolicies, stagedglobalnetworkpolicies, globalnetworksets, hostendpoints]
+{{- end }}
+{{- define "tierwall.configuration" -}}
+[felixconfigurations, kubecontrollersconfigurations]
+{{- end }}
+{{- define "tierwall.policy" -}}
+{{ concat (include "tierwall.namespaced" . | fromYamlArray) (include "tierwall.global" . | fromYamlArray) | toYaml }}
+{{- end }}
+{{- define "tierwall.calico" -}}
+{{ concat (include "tierwall.policy" . | fromYamlArray) (include "tierwall.configuration" . | fromYamlArray) | toYaml }}
+{{- end }}
+
+{{- /* Before a deletion is believed, its CRD is asked whether it is being deleted itself. */}}
+{{- define "tierwall.askCRDs" -}}
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [get]
+  resourceNames:
+  {{- range include "tierwall.calico" . | fromYamlArray }}
+  - {{ . }}.projectcalico.org
+  {{- end }}
+  - nodereports.tierwall.io
+{{- end }}
+
+{{- /* What the agents' nodes have in common, as a label selector. */}}
+{{- define "tierwall.agents" -}}
+{{- range $key, $value := .Values.agent.nodeSelector }}{{ $key }}={{ $value }},{{ end }}type!=virtual-kubelet
+{{- end }}
