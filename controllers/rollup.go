@@ -67,10 +67,14 @@ func (r *Rollup) Run(ctx context.Context) error {
 			switch {
 			case !open:
 				return ended(ctx, "the store")
-			case b.err != nil && r.Once:
+			case b.err != nil && r.Once && !errors.Is(b.err, store.ErrUnfollowed):
 				return b.err
 			case b.err != nil:
-				if r.Agents != nil { // elsewhere the agent has said so
+				switch {
+				case r.Agents == nil: // the agent has said so
+				case errors.Is(b.err, store.ErrUnfollowed):
+					r.Log.Warn(b.err.Error())
+				default:
 					r.Log.Error("the cluster cannot be read; statuses stay as they are", "error", b.err)
 				}
 				continue

@@ -107,14 +107,16 @@ func (t *Tiers) keep(ctx context.Context) error {
 }
 
 func (t *Tiers) create(ctx context.Context, tier *v3.Tier) error {
-	_, err := t.Store.Put(ctx, tier)
+	made, err := t.Store.Put(ctx, tier)
 	if errors.Is(err, store.ErrExists) {
 		return nil
 	}
-	if err == nil {
-		t.Log.Info("created a built-in tier", "tier", tier.Name)
+	if err != nil {
+		return err
 	}
-	return err
+	t.tiers[tier.Name] = made.(*v3.Tier) // until it is told
+	t.Log.Info("created a built-in tier", "tier", tier.Name)
+	return nil
 }
 
 func (t *Tiers) one(ctx context.Context, tier *v3.Tier) error {
