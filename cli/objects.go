@@ -193,6 +193,10 @@ func policyOptions(c *cli.Context) (o policy.Options, err error) {
 	if err := o.Felix.FromEnv(os.LookupEnv); err != nil {
 		return o, usagef("%v", err)
 	}
+	if kind, _ := datastore(c); kind == kubeDatastore {
+		accept := "Accept" // as Calico is installed in clusters: pods reach their own node unless somebody says otherwise
+		o.Base.DefaultEndpointToHostAction = &accept
+	}
 	if text := c.String("default-endpoint-to-host-action"); text != "" {
 		if _, ok := policy.ToHostActions[strings.ToLower(text)]; !ok {
 			return o, usagef("default-endpoint-to-host-action %q is none of Drop, Accept and Return", text)

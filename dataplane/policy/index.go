@@ -19,10 +19,12 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// Options are what the operator of a node says himself; it wins over every object.
+// Options are what the operator of a node says himself.
 type Options struct {
-	// Felix is settings from flags, files and environment (contract §1.11.1).
+	// Felix is settings from flags, files and environment (contract §1.11.1); they win over every object.
 	Felix v3.FelixConfigurationSpec
+	// Base is settings over which every object wins.
+	Base v3.FelixConfigurationSpec
 	// Reevaluate is establishedConnections: Reevaluate (design §5).
 	Reevaluate bool
 }

@@ -78,6 +78,7 @@ func (x *Index) setConfig(ref v3.Ref, o *v3.FelixConfiguration) error {
 // settings of a node, with what the least specific says first (contract §1.11.1).
 func (x *Index) settings(node string) Settings {
 	s := builtinSettings()
+	_ = s.take(&x.options.Base)
 	for _, spec := range x.configsOf(node) {
 		_ = s.take(spec) // Set has told the error
 	}

@@ -84,3 +84,27 @@ func TestHostEndpointsAreOnHostInterfaces(t *testing.T) {
 		}
 	}
 }
+
+// Every object wins over the base, and what the operator says himself over every object.
+func TestSettingsInOrder(t *testing.T) {
+	text := func(s string) *string { return &s }
+	spec := func(action string) (out v3.FelixConfigurationSpec) {
+		if action != "" {
+			out.DefaultEndpointToHostAction = text(action)
+		}
+		return out
+	}
+	for _, c := range []struct{ base, object, own, want string }{
+		{"", "", "", "Drop"}, {"Accept", "", "", "Accept"}, {"Accept", "Return", "", "Return"}, {"", "Return", "Accept", "Accept"}, {"Return", "Drop", "", "Drop"},
+	} {
+		x := policy.NewIndex("n1", policy.Options{Base: spec(c.base), Felix: spec(c.own)})
+		object := &v3.FelixConfiguration{Spec: spec(c.object)}
+		object.Name = "default"
+		if err := x.Set(object); err != nil {
+			t.Fatal(err)
+		}
+		if got := x.Plan().Settings["n1"].EndpointToHost; got != policy.ToHostActions[strings.ToLower(c.want)] {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
