@@ -16,16 +16,19 @@ demo: build ## Play the walk-throughs A to G with agents and real packets in net
 	@go build -o bin/demo ./test/lab/demo
 	@bin/demo -tierctl bin/tierctl
 
-test: go nft ## Run every test, with the kernel where it can be used
+test: go nft kube ## Run every test but test-e2e's, with the kernel where it can be used
 	go vet ./...
 	go test -json -timeout 20m ./... | go run ./test/tally
 
 test-kernel: go nft ## Only the tests that program the kernel and send packets
 	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
 
-test-e2e: build ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
+test-e2e: build nft ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
 	go vet -tags e2e ./test/kube ./test/e2e
 	CI=true go test -tags e2e -p 1 -count=1 -json -timeout 30m ./test/kube ./test/e2e | go run ./test/tally
+
+bench-e2e: build nft ## In the same cluster: from kubectl apply to packets, from a pod's being ready to its policy (N=100)
+	go test -tags e2e -count=1 -timeout 60m ./test/e2e -run '^$$' -bench . -benchtime $(or $(N),100)x
 
 fuzz: go ## Look for a while for input that breaks a reader, and for a packet on which Trace and the table disagree
 	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
@@ -78,8 +81,11 @@ clean: ## Remove what was built
 go:
 	@command -v go >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy golang-go; }
 
+kube: go
+	@go run ./test/kube/try -build
+
 nft:
 	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
-.PHONY: help build demo test test-kernel test-e2e fuzz random bench bench-short update generate verify lint image clean go nft
+.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint image clean go nft

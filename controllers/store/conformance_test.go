@@ -313,7 +313,7 @@ func TestStoresTell(t *testing.T) {
 		must(t, err)
 		must(t, s.Delete(ctx, set("before")))
 		w.until("one more and one less", func() bool { return w.has("after") && !w.has("before") })
-		if w.last.Revision == "" || older(w.last.Revision, put.GetResourceVersion()) {
+		if !older("1", w.last.Revision) || older(w.last.Revision, put.GetResourceVersion()) {
 			t.Errorf("revision %q, which is before %q", w.last.Revision, put.GetResourceVersion())
 		}
 		_, err = s.Put(ctx, set("after", "10.2.0.0/16"))

@@ -258,9 +258,9 @@ func (f *follower) take() (errs []error, events []Event) {
 
 // revision is how far the kind that has come furthest has.
 func (f *follower) revision() string {
-	last := "0"
+	last := ""
 	for _, d := range f.feeds {
-		if older(last, d.version) {
+		if last == "" || older(last, d.version) {
 			last = d.version
 		}
 	}

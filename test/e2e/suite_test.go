@@ -104,10 +104,10 @@ func said(cmd *exec.Cmd) (string, error) {
 // test is the suite in one test.
 type test struct {
 	*suite
-	*testing.T
+	testing.TB
 }
 
-func begin(t *testing.T) *test { return &test{shared, t} }
+func begin(t testing.TB) *test { return &test{shared, t} }
 
 // kubectl must succeed, and gives what it said. A first argument that begins with a line of YAML is its input.
 func (t *test) kubectl(args ...string) string {

@@ -2,6 +2,7 @@
 //
 //	pod serve [-tcp 80,8080] [-udp 80]   answer with our name and the client's address
 //	pod probe [-timeout 1s] tcp|udp HOST PORT
+//	pod edges HOST PORT                  ask by UDP all the time, and tell when answers begin and end: "open" or "shut" and the time in ns
 //	pod pause                            do nothing until SIGTERM
 //
 // A probe prints the answer and exits with 0; with 3 when it was refused, and with 1 when nothing came.
@@ -24,9 +25,9 @@ import (
 const refused = 3
 
 func main() {
-	commands := map[string]func([]string) error{"serve": serve, "probe": probe, "pause": pause}
+	commands := map[string]func([]string) error{"serve": serve, "probe": probe, "edges": edges, "pause": pause}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: pod serve|probe|pause")
+		fmt.Fprintln(os.Stderr, "usage: pod serve|probe|edges|pause")
 		os.Exit(2)
 	}
 	err := commands[os.Args[1]](os.Args[2:])
@@ -156,4 +157,67 @@ func askUDP(to string, timeout time.Duration) ([]byte, error) {
 		}
 	}
 	return nil, err
+}
+
+const (
+	every = 10 * time.Millisecond  // a question
+	after = 100 * time.Millisecond // without an answer it is shut
+)
+
+// edges go on until we are ended. Each question is a connection of its own, for one that was allowed may go on: no port is used again before
+// the kernel has forgotten what it was used for.
+func edges(args []string) error {
+	if len(args) != 2 {
+		return errors.New("usage: pod edges HOST PORT")
+	}
+	to, err := net.ResolveUDPAddr("udp", net.JoinHostPort(args[0], args[1]))
+	if err != nil {
+		return err
+	}
+	answers := make(chan time.Time, 1000) // when they were asked for
+	last, open := time.Time{}, false
+	const first = 2000
+	port := first
+	for tick := time.NewTicker(every); ; {
+		select {
+		case now := <-tick.C:
+			if port++; port > 65000 {
+				port = first
+			}
+			go func() {
+				if asked(port, to) == nil {
+					answers <- now
+				}
+			}()
+			if open && now.Sub(last) > after {
+				open = false
+				fmt.Println("shut", last.UnixNano())
+			}
+		case at := <-answers:
+			if at.After(last) {
+				last = at
+			}
+			if !open {
+				open = true
+				fmt.Println("open", at.UnixNano())
+			}
+		}
+	}
+}
+
+// asked once, and answered.
+func asked(from int, to *net.UDPAddr) error {
+	c, err := net.DialUDP("udp", &net.UDPAddr{Port: from}, to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(after)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 1<<10))
+	return err
 }

@@ -1,5 +1,5 @@
 // Command try starts the cluster that the tests use, for somebody to try something by hand, and takes it down again when it is asked to
-// end. With -check it checks it instead of waiting; with -clean it only removes what is left of clusters whose process was killed.
+// end. With -check it checks it instead of waiting; with -build it only builds; with -clean it only removes what is left of clusters whose process was killed.
 package main
 
 import (
@@ -17,16 +17,26 @@ import (
 
 func main() {
 	check := flag.Bool("check", false, "check what tests rely on, and end")
+	build := flag.Bool("build", false, "build what an API server needs, unless that was done, and end")
 	clean := flag.Bool("clean", false, "remove what killed processes have left, and end")
 	flag.Parse()
 	do := func() error { return try(*check) }
-	if *clean {
+	switch {
+	case *clean:
 		do = kube.Clean
+	case *build:
+		do = buildComponents
 	}
 	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func buildComponents() error {
+	fmt.Fprintln(os.Stderr, "building Kubernetes' components, if that was never done here: ten minutes or so")
+	_, err := kube.Components()
+	return err
 }
 
 func try(check bool) (err error) {
