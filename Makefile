@@ -23,7 +23,7 @@ test: go nft kube ## Run every test but test-e2e's, with the kernel where it can
 test-kernel: go nft ## Only the tests that program the kernel and send packets
 	CI=true go test -json -timeout 20m ./dataplane/nft ./test/lab/... | go run ./test/tally
 
-test-e2e: build nft ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
+test-e2e: build nft bin/helm ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
 	go vet -tags e2e ./test/kube ./test/e2e
 	CI=true go test -tags e2e -p 1 -count=1 -json -timeout 30m ./test/kube ./test/e2e | go run ./test/tally
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tierwall/tierwall/test/kube"
 )
 
 // Installing changes no verdict: what reached what before does so now, and nobody is selected by anything.
@@ -201,4 +203,31 @@ spec: {selector: none == 'x', ingress: [{action: Allow}]}
 	})
 	s.kubectl("delete", "node", "bare")
 	s.kubectl("wait", "--for=condition=Programmed", "gnp/everywhere", "--timeout=30s")
+}
+
+// ClusterNetworkPolicy's CRD is another project's and comes later; its policies are in force from then on, before every NetworkPolicy.
+func TestClusterNetworkPolicy(t *testing.T) {
+	s := begin(t)
+	text, err := kube.ClusterNetworkPolicyCRD(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.apply(namespace("cnp") + pod("cnp", "server", n1, "app=server") + pod("cnp", "client", n2, "app=client"))
+	to := s.running("cnp")["server"]
+	s.expect("before", opens("cnp/client", to...))
+	s.command(s.Kubectl(t.Context(), "apply", "--server-side", "-f", "-"), string(text))
+	s.kubectl("wait", "--for=condition=Established", "crd/clusternetworkpolicies.policy.networking.k8s.io", "--timeout=30s")
+	s.apply(`
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: no-clients}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: cnp}}}
+  ingress:
+  - {name: clients, action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}
+`)
+	s.expect("in force", shuts("cnp/client", to...))
+	s.kubectl("wait", "--for=condition=Programmed", "clusternetworkpolicies.policy.networking.k8s.io/no-clients", "--timeout=30s")
 }

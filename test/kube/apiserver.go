@@ -64,7 +64,7 @@ func CRDs() (out []*apiextensionsv1.CustomResourceDefinition, err error) {
 			out = append(out, m.CRD.DeepCopy())
 		}
 	}
-	text, err := clusterNetworkPolicyCRD(context.Background())
+	text, err := ClusterNetworkPolicyCRD(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -75,8 +75,8 @@ func CRDs() (out []*apiextensionsv1.CustomResourceDefinition, err error) {
 	return append(out, foreign), nil
 }
 
-// clusterNetworkPolicyCRD is as its own project has it.
-func clusterNetworkPolicyCRD(ctx context.Context) ([]byte, error) {
+// ClusterNetworkPolicyCRD is as its own project has it.
+func ClusterNetworkPolicyCRD(ctx context.Context) ([]byte, error) {
 	dir, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
 	if err != nil {
 		return nil, fmt.Errorf("finding the module of ClusterNetworkPolicy: %w", err)

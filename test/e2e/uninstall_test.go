@@ -1,0 +1,58 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Uninstalled as the README says, nothing of Tierwall is left on the nodes or in the cluster, and what a policy closed is open. Then the
+// chart installs it anew: new pods are closed until they are known, the policy is in force again, and the CRDs stay when the release goes.
+// The tests after this one find it installed by the chart.
+func TestUninstallAndHelm(t *testing.T) {
+	s := begin(t)
+	deploy := filepath.Join(s.root, "config", "deploy")
+	s.apply(namespace("left") + pod("left", "server", n1, "app=server") + pod("left", "routed", n2, "app=server") + pod("left", "client", n2, "app=client") + `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: left}
+spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
+`)
+	pods := s.running("left")
+	to := append(pods["server"], pods["routed"]...)
+	s.expect("installed", shuts("left/client", to...))
+
+	s.kubectl("-n", "tierwall-system", "patch", "daemonset", "tierwall-agent", "--patch-file", filepath.Join(deploy, "remove.yaml"))
+	s.eventually("no node reports", func() bool { return s.kubectl("get", "nodereports.tierwall.io", "-o", "name") == "" })
+	s.kubectl("delete", "-k", filepath.Join(s.root, "config", "crd"), "--timeout=60s") // while the controller is there: tiers have a finalizer
+	s.kubectl("delete", "-f", filepath.Join(deploy, "tierwall.yaml"), "--timeout=90s")
+	s.expect("uninstalled", opens("left/client", to...))
+	for _, n := range s.Nodes {
+		if out := s.command(n.Command(t.Context(), "nft", "list", "tables"), ""); strings.Contains(out, "tierwall") {
+			t.Errorf("node %s still has %s", n.Name, out)
+		}
+	}
+	if out := s.kubectl("get", "crds,clusterroles,clusterrolebindings,namespaces", "-o", "name"); strings.Contains(out, "tierwall") || strings.Contains(out, "projectcalico") {
+		t.Errorf("left in the cluster: %s", out)
+	}
+
+	helm := func(args ...string) string {
+		t.Helper()
+		return s.command(s.Command(t.Context(), filepath.Join(s.root, "bin", "helm"), append([]string{"--kubeconfig", s.Kubeconfig, "--namespace", "tierwall-system"}, args...)...), "")
+	}
+	chart := filepath.Join(s.root, "config", "helm", "tierwall")
+	image := []string{"--set", "image.repository=tierwall.test/tierwall", "--set", "image.tag=dev", "--wait", "--timeout", "90s"}
+	s.kubectl("create", "namespace", "tierwall-system")
+	s.kubectl("label", "namespace", "tierwall-system", "pod-security.kubernetes.io/enforce=privileged")
+	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth"}, image...)...)
+	s.expect("by the chart", shuts("left/client", to...))
+	helm("uninstall", "tierwall", "--wait")
+	if out := s.kubectl("get", "crds", "-o", "name"); !strings.Contains(out, "globalnetworkpolicies.projectcalico.org") {
+		t.Errorf("the CRDs went with the release: %s", out)
+	}
+	s.now("the tables filter on without agents", shuts("left/client", to...))
+	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth"}, image...)...)
+	s.now("and again", shuts("left/client", to...))
+}
