@@ -112,12 +112,34 @@ func shapeOf(t *testing.T, m crd.Manifest) shape {
 		s.Plain = !conditions
 	}
 	for _, c := range v.AdditionalPrinterColumns {
-		s.Columns = append(s.Columns, c.Name+" "+c.Type+" "+c.JSONPath)
+		if text := c.Name + " " + c.Type + " " + c.JSONPath; !slices.Contains(added, text) || slices.Contains(shapes[m.CRD.Spec.Names.Kind].Columns, text) {
+			s.Columns = append(s.Columns, text)
+		}
 	}
 	for _, f := range v.SelectableFields {
 		s.Selectable = append(s.Selectable, f.JSONPath)
 	}
 	return s
+}
+
+// added are the columns that the kinds have beside Calico's: how objects fare.
+var added = []string{
+	`Programmed string .status.conditions[?(@.type=="Programmed")].status`,
+	`Accepted string .status.conditions[?(@.type=="Accepted")].status`,
+	`In force string .status.conditions[?(@.type=="Programmed")].message`,
+	"Selector string .spec.selector", ageColumn,
+}
+
+// Each kind of which nodes say whether it is in force shows it.
+func TestColumnsSayHowObjectsFare(t *testing.T) {
+	for _, kind := range []string{"NetworkPolicy", "GlobalNetworkPolicy", "NetworkSet", "GlobalNetworkSet", "HostEndpoint"} {
+		columns := manifests(t)[kind].CRD.Spec.Versions[0].AdditionalPrinterColumns
+		if !slices.ContainsFunc(columns, func(c apiextensionsv1.CustomResourceColumnDefinition) bool {
+			return c.Name == "Programmed" && c.Priority == 0
+		}) {
+			t.Errorf("kubectl get shows of no %s whether it is programmed", kind)
+		}
+	}
 }
 
 // TestShapes: every Go kind has a CRD, every CRD a Go kind, and each the names, columns and subresources of its row.

@@ -166,6 +166,11 @@ spec:
 	s.kubectl("wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/bastion", "--timeout=30s")
 	s.expect("F", flow{"", "tcp", v4, "2222", answered}, flow{"node/n1", "tcp", v4[1:], "2222", nothing}, flow{"node/n2", "tcp", v4[:1], "2222", nothing},
 		flow{"node/n1", "tcp", v4[1:], "80", answered})
+	shown := s.kubectl("get", "gnp,tier,hep,gns", "-o", "wide")
+	if !strings.Contains(shown, "PROGRAMMED") || !strings.Contains(shown, "on 2 of 2 nodes") {
+		t.Errorf("kubectl shows %s", shown)
+	}
+	t.Log(shown + s.kubectl("describe", "gnp", "bastion"))
 	s.kubectl("get", "nodes") // the nodes still reach their API server
 	s.kubectl("-n", "tierwall-system", "rollout", "status", "daemonset/tierwall-agent", "--timeout=30s")
 }
