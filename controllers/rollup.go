@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -131,19 +134,20 @@ func (r *Rollup) take(e store.Event) {
 	}
 }
 
-// known are the reports that count: those of nodes that there are. One that should have an agent and has not reported has nothing in force.
-func (r *Rollup) known() map[string]*report {
+// known are the reports that count, in the order of their nodes: those of nodes that there are. A node that should have an agent and has not
+// reported has nothing in force.
+func (r *Rollup) known() (out []*report) {
 	if r.Agents == nil {
-		return r.reports
+		out = slices.Collect(maps.Values(r.reports))
 	}
-	out := make(map[string]*report, len(r.nodes))
 	for name, agent := range r.nodes {
-		if said := r.reports[name]; said != nil {
-			out[name] = said
-		} else if agent {
-			out[name] = &report{}
+		if said := r.reports[name]; said != nil && r.Agents != nil {
+			out = append(out, said)
+		} else if agent && said == nil {
+			out = append(out, &report{node: name})
 		}
 	}
+	slices.SortFunc(out, func(a, b *report) int { return strings.Compare(a.node, b.node) })
 	return out
 }
 
@@ -251,7 +255,7 @@ func (r *Rollup) write(ctx context.Context) error {
 	return withoutBeaten(r.Store.PutStatus(ctx, changed...))
 }
 
-func (r *Rollup) count(reports map[string]*report) {
+func (r *Rollup) count(reports []*report) {
 	enforcing, refused := 0, 0
 	for _, said := range reports {
 		if said.failing == "" && len(said.observed) > 0 {

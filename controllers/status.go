@@ -35,8 +35,9 @@ func conditionsOf(obj client.Object) (conditions *[]metav1.Condition, observed *
 	return v3.ConditionsOf(obj)
 }
 
-// fares is how an object fares by what the nodes report: its conditions, those of others' making among them.
-func (f *fare) fares(reports map[string]*report) []metav1.Condition {
+// fares is how an object fares by what the nodes report: its conditions, those of others' making among them. reports
+// are in the order of their nodes.
+func (f *fare) fares(reports []*report) []metav1.Condition {
 	ref := v3.RefOf(f.object.(v3.Object))
 	have, _ := conditionsOf(f.object)
 	out := slices.Clone(*have)
@@ -85,11 +86,11 @@ func observedOf(conditions []metav1.Condition) (o observed) {
 }
 
 // warnings about the object: what it says of itself, and what nodes say of it.
-func (f *fare) warnings(ref v3.Ref, reports map[string]*report) []string {
+func (f *fare) warnings(ref v3.Ref, reports []*report) []string {
 	said := map[string][]string{} // by which nodes
-	for _, name := range slices.Sorted(maps.Keys(reports)) {
-		for _, text := range reports[name].notes[ref] {
-			said[text] = append(said[text], name)
+	for _, r := range reports {
+		for _, text := range r.notes[ref] {
+			said[text] = append(said[text], r.node)
 		}
 	}
 	out := slices.Clone(f.notices)
@@ -100,19 +101,19 @@ func (f *fare) warnings(ref v3.Ref, reports map[string]*report) []string {
 }
 
 // programmed tells on how many of the nodes that are concerned the object is in force, as it is now.
-func (f *fare) programmed(kind string, reports map[string]*report) metav1.Condition {
+func (f *fare) programmed(kind string, reports []*report) metav1.Condition {
 	all, missing := 0, []string(nil)
 	failing := ""
-	for _, name := range slices.Sorted(maps.Keys(reports)) {
-		if f.node != "" && name != f.node {
+	for _, r := range reports {
+		if f.node != "" && r.node != f.node {
 			continue
 		}
 		all++
-		switch r := reports[name]; {
+		switch {
 		case r.failing != "":
-			missing, failing = append(missing, name), cmp.Or(failing, name+": "+r.failing)
+			missing, failing = append(missing, r.node), cmp.Or(failing, r.node+": "+r.failing)
 		case r.observed[kind] == "" || newer(f.since, r.observed[kind]):
-			missing = append(missing, name)
+			missing = append(missing, r.node)
 		}
 	}
 	c := metav1.Condition{Type: v3.ConditionProgrammed, Status: metav1.ConditionFalse}
@@ -152,13 +153,14 @@ func cut(s string) string {
 
 // report is a NodeReport, made ready to be asked.
 type report struct {
+	node     string
 	observed map[string]string
 	failing  string // why not all is in force there
 	notes    map[v3.Ref][]string
 }
 
 func reportOf(r *v1alpha1.NodeReport) *report {
-	out := &report{observed: map[string]string{}, notes: map[v3.Ref][]string{}}
+	out := &report{node: r.Name, observed: map[string]string{}, notes: map[v3.Ref][]string{}}
 	for _, k := range r.Status.Observed {
 		out.observed[k.Kind] = k.ResourceVersion
 	}
