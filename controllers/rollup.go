@@ -45,7 +45,6 @@ type Rollup struct {
 	fares   map[v3.Ref]*fare
 	reports map[string]*report
 	nodes   map[string]bool // that there are, and whether they should have an agent
-	said    string          // the last complaint
 }
 
 // Recorder tells people of something that has become of an object: an Event in a cluster.
@@ -53,66 +52,14 @@ type Recorder func(about client.Object, warning bool, reason, message string)
 
 // Run writes statuses until ctx ends. An error is only of Once; otherwise what could not be written is tried again.
 func (r *Rollup) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 	r.fares, r.reports, r.nodes = map[v3.Ref]*fare{}, map[string]*report{}, map[string]bool{}
 	if r.Metrics == nil {
 		r.Metrics = NewMetrics(prometheus.NewRegistry())
 	}
-	batches, synced := coalesce(ctx, r.Store.Watch(ctx)), false
-	again, pace := retry{first: time.Second, most: time.Minute}, retry{}
-	var last time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case b, open := <-batches:
-			switch {
-			case !open:
-				return ended(ctx, "the store")
-			case b.err != nil && r.Once && !errors.Is(b.err, store.ErrUnfollowed):
-				return b.err
-			case b.err != nil:
-				switch {
-				case r.Agents == nil: // the agent has said so
-				case errors.Is(b.err, store.ErrUnfollowed):
-					r.Log.Warn(b.err.Error())
-				default:
-					r.Log.Error("the cluster cannot be read; statuses stay as they are", "error", b.err)
-				}
-				continue
-			}
-			synced = true
-			for _, e := range b.events {
-				r.take(e)
-			}
-		case <-again.due():
-		case <-pace.due():
-		}
-		if !synced {
-			continue
-		}
-		if wait := r.Every - time.Since(last); wait > 0 {
-			pace.by(last.Add(r.Every))
-			continue
-		}
-		last = time.Now()
-		pace.stop()
-		err := errors.Join(r.write(ctx), r.sweep(ctx))
-		if r.Once {
-			return err
-		}
-		if err == nil {
-			again.stop()
-			r.said = ""
-			continue
-		}
-		again.later()
-		if r.said != err.Error() && ctx.Err() == nil {
-			r.said = err.Error()
-			r.Log.Warn("the status of objects cannot be written", "error", err)
-		}
-	}
+	alone := r.Agents == nil // beside an agent, which says what cannot be read
+	k := keeper{store: r.Store, log: r.Log, what: "the status of objects cannot be written", every: r.Every, once: r.Once, quiet: alone, take: r.take,
+		keep: func(ctx context.Context) error { return errors.Join(r.write(ctx), r.sweep(ctx)) }}
+	return k.run(ctx)
 }
 
 func (r *Rollup) take(e store.Event) {

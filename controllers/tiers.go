@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -28,7 +27,6 @@ type Tiers struct {
 
 	tiers map[string]*v3.Tier
 	in    map[v3.Ref]string // the tier of each policy
-	said  string
 }
 
 // TierFinalizer is Calico's, so that either may take over from the other.
@@ -42,40 +40,8 @@ func Tiered(k *store.Kind) bool {
 // Run until ctx ends.
 func (t *Tiers) Run(ctx context.Context) error {
 	t.tiers, t.in = map[string]*v3.Tier{}, map[v3.Ref]string{}
-	batches, synced := coalesce(ctx, t.Store.Following(Tiered).Watch(ctx)), false
-	again := retry{first: time.Second, most: time.Minute}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case b, open := <-batches:
-			if !open {
-				return ended(ctx, "the store")
-			}
-			if b.err != nil { // which the roll-up says
-				continue
-			}
-			synced = true
-			for _, e := range b.events {
-				t.take(e)
-			}
-		case <-again.due():
-		}
-		if !synced {
-			continue
-		}
-		err := t.keep(ctx)
-		if err == nil {
-			again.stop()
-			t.said = ""
-			continue
-		}
-		again.later()
-		if t.said != err.Error() && ctx.Err() == nil {
-			t.said = err.Error()
-			t.Log.Warn("tiers cannot be kept", "error", err)
-		}
-	}
+	k := keeper{store: t.Store.Following(Tiered), log: t.Log, what: "tiers cannot be kept", quiet: true, take: t.take, keep: t.keep} // the roll-up reads the same
+	return k.run(ctx)
 }
 
 func (t *Tiers) take(e store.Event) {
