@@ -57,6 +57,9 @@ func clusterOf(t *testing.T) *running {
 	if errCluster != nil {
 		t.Fatal(errCluster)
 	}
+	for _, built := range store.BuiltInTiers() { // without them there is no policy
+		theCluster.until(t, v3.Ref{Kind: "Tier", Name: built.Name}, "it is there", func(o client.Object) bool { return o != nil })
+	}
 	return theCluster
 }
 
