@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -55,7 +54,7 @@ func deleteObjects(c *cli.Context) error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errDryRun) {
-		return fmt.Errorf("nothing was deleted: %w", err)
+		return nothing("deleted", err)
 	}
 	for i, ref := range refs {
 		printResult(c, format, ref, results[i])

@@ -130,12 +130,20 @@ func write(c *cli.Context, verb string, one func(store.Writer, store.Document) (
 		return nil
 	})
 	if err != nil && !errors.Is(err, errDryRun) {
-		return fmt.Errorf("nothing was written: %w", err)
+		return nothing("written", err)
 	}
 	for i, d := range docs {
 		printResult(c, format, refOf(d), results[i])
 	}
 	return printRevision(c, format, revision)
+}
+
+// nothing was done, unless the error itself says what was.
+func nothing(done string, err error) error {
+	if errors.Is(err, store.ErrPartly) {
+		return err
+	}
+	return fmt.Errorf("nothing was %s: %w", done, err)
 }
 
 // tiersFirst is the order in which objects of one call can be written whatever their order in the files: a policy needs

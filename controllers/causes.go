@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -54,24 +55,25 @@ func (c *causes) waited() (out []time.Duration) {
 
 // starts are the pods of a node from when they had their network until their policy is in force, each once.
 type starts struct {
-	seen    map[v3.Ref]bool
+	seen    map[v3.Ref]types.UID
 	waiting map[v3.Ref]time.Time
 }
 
 func (s *starts) note(e store.Event, node string) {
 	if s.seen == nil {
-		s.seen, s.waiting = map[v3.Ref]bool{}, map[v3.Ref]time.Time{}
+		s.seen, s.waiting = map[v3.Ref]types.UID{}, map[v3.Ref]time.Time{}
 	}
 	pod, ok := e.Object.(*corev1.Pod)
+	seen, has := s.seen[e.Ref]
 	switch {
 	case e.Type == store.Deleted:
 		delete(s.seen, e.Ref)
 		delete(s.waiting, e.Ref)
-	case !ok || pod.Spec.NodeName != node || pod.Spec.HostNetwork || len(pod.Status.PodIPs) == 0 || s.seen[e.Ref]:
+	case !ok || pod.Spec.NodeName != node || pod.Spec.HostNetwork || len(pod.Status.PodIPs) == 0 || has && seen == pod.UID:
 	default:
 		for _, c := range pod.Status.Conditions {
 			if c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue {
-				s.seen[e.Ref], s.waiting[e.Ref] = true, c.LastTransitionTime.Time
+				s.seen[e.Ref], s.waiting[e.Ref] = pod.UID, c.LastTransitionTime.Time
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -126,7 +127,7 @@ func recorder(events toolsevents.EventRecorder) Recorder {
 		}
 		const most = 1024 // bytes of an Event's note
 		if len(message) > most {
-			message = message[:most-3] + "..."
+			message = strings.ToValidUTF8(message[:most-3], "") + "..."
 		}
 		events.Eventf(about, nil, kind, reason, "Status", "%s", message)
 	}

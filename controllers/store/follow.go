@@ -472,21 +472,37 @@ func (d *feed) convert(obj any) (*followed, error) {
 			typed.SetManagedFields(nil)
 			return d.follow(typed, nil), nil
 		}
-		bare, emptyErr := d.kind.empty()
-		if emptyErr != nil {
-			return nil, emptyErr
+		bare, bareErr := d.kind.withoutSpec(o)
+		if bareErr != nil {
+			return nil, bareErr
 		}
-		bare.SetNamespace(o.GetNamespace())
-		bare.SetName(o.GetName())
-		bare.SetUID(o.GetUID())
-		bare.SetGeneration(o.GetGeneration())
-		bare.SetResourceVersion(o.GetResourceVersion())
 		return d.follow(bare, err), nil
 	case client.Object:
 		o.GetObjectKind().SetGroupVersionKind(d.kind.GVK)
 		return d.follow(strip(o), nil), nil
 	}
 	return nil, fmt.Errorf("%s: a %T is no object", d.kind.Kind, obj)
+}
+
+// withoutSpec keeps of an object that cannot be decoded what can be: its metadata, and its status if that is not what is wrong.
+func (k *Kind) withoutSpec(u *unstructured.Unstructured) (client.Object, error) {
+	var errs []error
+	for _, fields := range [][]string{{"metadata", "status"}, {"metadata"}} {
+		part := &unstructured.Unstructured{Object: map[string]any{}}
+		for _, f := range fields {
+			if v, ok := u.Object[f]; ok {
+				part.Object[f] = v
+			}
+		}
+		part.SetGroupVersionKind(k.GVK)
+		obj, err := k.read(part)
+		if err == nil {
+			obj.SetManagedFields(nil)
+			return obj, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 func (d *feed) follow(o client.Object, corrupt error) *followed {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -121,5 +122,32 @@ func TestFollowerComplains(t *testing.T) {
 	got := taken(f)
 	if len(got) != 2 || got[1] != "synced 1 false" {
 		t.Errorf("a foreign kind that there is not: %q", got)
+	}
+}
+
+// Of an object that cannot be decoded all but its spec stays: whoever writes its status or its finalizers would else take the others' away.
+func TestWithoutSpec(t *testing.T) {
+	d := &feed{kind: refKind("GlobalNetworkSet")}
+	u := func(status any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",
+			"metadata": map[string]any{"name": "a", "uid": "u", "resourceVersion": "7", "generation": int64(2), "labels": map[string]any{"x": "y"},
+				"finalizers": []any{"example.com/f"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+			"spec": map[string]any{"nets": "text"}, "status": status}}
+	}
+	for what, c := range map[string]struct {
+		status     any
+		conditions int
+	}{
+		"a status": {map[string]any{"conditions": []any{map[string]any{"type": "Accepted", "status": "False"}}}, 1}, "a bad one": {"text", 0},
+	} {
+		o, err := d.convert(u(c.status))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := o.object.(*v3.GlobalNetworkSet)
+		if o.corrupt == nil || got.UID != "u" || got.ResourceVersion != "7" || got.Generation != 2 || got.Labels["x"] != "y" || len(got.Finalizers) != 1 ||
+			got.DeletionTimestamp == nil || len(got.Status.Conditions) != c.conditions || len(got.Spec.Nets) != 0 {
+			t.Errorf("%s: %+v, %v", what, got, o.corrupt)
+		}
 	}
 }

@@ -248,7 +248,7 @@ func (k *Kube) Delete(ctx context.Context, obj client.Object) error {
 // said puts what the API server says of an object in our words, where we have some.
 func said(ref v3.Ref, err error) error {
 	switch {
-	case apierrors.IsNotFound(err) && missing(err) == ref.Name && ref.Name != "":
+	case apierrors.IsNotFound(err) && missing(err) == ref.Name && ref.Name != "" && !missesNamespace(err):
 		return fmt.Errorf("%s %w", ref, ErrNotFound)
 	case apierrors.IsNotFound(err) && missing(err) == "": // the path itself
 		return fmt.Errorf("%s: %w", ref, ErrNoKind)
@@ -273,6 +273,12 @@ func missing(err error) string {
 	return status.Status().Details.Name
 }
 
+// missesNamespace tells whether it is an object's namespace that is missing.
+func missesNamespace(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Kind == "namespaces"
+}
+
 // Transact implements Store as far as an API server can: everything is first done without effect, and nothing is written unless all of it
 // can be. What somebody else does in between may still stop it half way; the error then says so.
 func (k *Kube) Transact(ctx context.Context, f func(Writer) error) (revision string, err error) {
@@ -281,7 +287,7 @@ func (k *Kube) Transact(ctx context.Context, f func(Writer) error) (revision str
 	}
 	w := &kubeWriter{Kube: k, ctx: ctx}
 	if err := f(w); err != nil && w.written > 0 {
-		return w.revision, fmt.Errorf("%d objects are written, the others are not: %w", w.written, err)
+		return w.revision, fmt.Errorf("%d objects %w, the others are not: %w", w.written, ErrPartly, err)
 	} else if err != nil {
 		return "", err
 	}
@@ -331,6 +337,9 @@ func (w *kubeWriter) Create(obj client.Object) (client.Object, error) {
 	kind, err := kindFor(ref)
 	if err != nil {
 		return nil, err
+	}
+	if w.tried[ref] != nil {
+		return nil, fmt.Errorf("%s %w", ref, ErrExists)
 	}
 	if obj.GetResourceVersion() != "" {
 		return nil, fmt.Errorf("%s: %w: metadata.resourceVersion must be empty when an object is created", ref, ErrInvalid)

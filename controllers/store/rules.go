@@ -68,7 +68,7 @@ func deletable(w Writer, ref v3.Ref) error {
 	var inside []string
 	for _, kind := range TieredKinds {
 		objs, err := w.List(kind, "")
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrCorruptObject) { // whichever tier that one is in
 			return err
 		}
 		for _, o := range objs {

@@ -75,6 +75,7 @@ var (
 	ErrConflict      = errors.New("has been changed meanwhile: its resourceVersion is another")
 	ErrInvalid       = errors.New("is not valid")
 	ErrForbidden     = errors.New("is not allowed")
+	ErrPartly        = errors.New("were written")
 	ErrNoKind        = errors.New("the cluster does not know this kind: its CRD is not installed")
 	ErrUnfollowed    = errors.New("none are followed until it is")
 	ErrNoStore       = errors.New("there is no such store: tierctl apply creates it")
