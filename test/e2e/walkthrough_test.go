@@ -172,7 +172,9 @@ spec:
 	}
 	t.Log(shown + s.kubectl("describe", "gnp", "bastion"))
 	s.kubectl("get", "nodes") // the nodes still reach their API server
-	s.kubectl("-n", "tierwall-system", "rollout", "status", "daemonset/tierwall-agent", "--timeout=30s")
+	if got := s.kubectl("get", "nodereports.tierwall.io", "-o", "jsonpath={.items[*].status.conditions[0].status}"); got != "True True" {
+		t.Errorf("the nodes report %q", got)
+	}
 }
 
 // Walk-through G: security staff write global policy with tierctl, application teams write theirs with kubectl; both hold, in tier order.
