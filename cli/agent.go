@@ -75,7 +75,7 @@ func agent(c *cli.Context) error {
 		Store: s, Kernel: kernel, Node: node, Policy: options, Once: c.Bool("once"), Reports: true, Version: version,
 		Log: newLog(c), Metrics: controllers.NewMetrics(metrics), Health: &controllers.Health{}, ProcSysNet: c.String("proc-sys-net"),
 	}
-	_, alone := s.(interface{ Existing() *store.Bolt })
+	_, alone := s.(*store.Bolt)
 	if !alone {
 		a.ReportEvery = time.Second + rand.N(time.Second) // not all nodes at once
 	}

@@ -148,8 +148,9 @@ func storedObjects(c *cli.Context) (out []client.Object, err error) {
 			return nil, err
 		case event.Type == store.Synced:
 			return out, nil
-		}
-		if err == nil {
+		case event.Corrupt != nil:
+			fmt.Fprintf(c.App.ErrWriter, "warning: %s %v, and nothing of it is enforced: %v\n", event.Ref, store.ErrCorruptObject, event.Corrupt)
+		case event.Type == store.Put:
 			out = append(out, event.Object)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -51,12 +52,13 @@ func TestStatusOfWhatCannotBeDecoded(t *testing.T) {
 	rollup := &Rollup{Store: s.Following(store.Reported), Agents: labels.Everything(), Log: slog.New(slog.DiscardHandler)}
 	go func() { _ = rollup.Run(ctx) }() // it ends with ctx
 	ref, mark, told := v3.Ref{Kind: "GlobalNetworkSet", Name: "bad"}, 0, 0
+	var last client.Object
 	for e, err := range s.Following(func(k *store.Kind) bool { return k.Kind == "GlobalNetworkSet" }).Watch(ctx) {
 		switch {
 		case err != nil:
 			t.Fatal(err)
 		case e.Type == store.Put && e.Ref == ref:
-			told++
+			told, last = told+1, e.Object
 		case e.Type == store.Put && condition(e.Object, v3.ConditionAccepted) != "none":
 			mark++ // one round after another: what does not settle is written in each
 		}
@@ -69,6 +71,9 @@ func TestStatusOfWhatCannotBeDecoded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	if got := condition(last, v3.ConditionProgrammed); got != "False Invalid nothing of it is enforced" {
+		t.Errorf("nothing of it is in force, and it is said to be %s", got)
 	}
 	if told > 2 || mark < 3 {
 		t.Errorf("written %d times while %d others were", told, mark)

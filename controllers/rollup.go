@@ -138,7 +138,7 @@ func (r *Rollup) object(ref v3.Ref, obj client.Object, corrupt error) {
 		f.node = h.Spec.Node
 	}
 	if corrupt != nil {
-		f.refused = fmt.Sprintf("%v, and nothing of it is enforced: %v", store.ErrCorruptObject, corrupt)
+		f.corrupt, f.refused = true, fmt.Sprintf("%v, and nothing of it is enforced: %v", store.ErrCorruptObject, corrupt)
 	} else if err := policy.NewIndex("", policy.Options{}).Set(obj); policy.OnlyNotices(err) {
 		for _, n := range policy.Notices(err) {
 			f.notices = append(f.notices, n.Error())

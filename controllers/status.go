@@ -22,6 +22,7 @@ type fare struct {
 	since   string        // with which resourceVersion its edition was first seen, by whoever rolls up
 	digest  string        // of its edition
 	refused string        // what of it cannot be enforced as written
+	corrupt bool          // which is all of it
 	notices []string      // what of it may surprise
 	node    string        // the only one that is concerned, or ""
 }
@@ -65,7 +66,11 @@ func (f *fare) fares(reports []*report) []metav1.Condition {
 	}
 	if !strings.HasPrefix(ref.Kind, "Staged") { // which is never in force
 		set(metav1.Condition{Type: v3.ConditionObserved, Status: metav1.ConditionTrue, Reason: v3.ReasonSeen, Message: observed{f.since, f.digest}.String()})
-		set(f.programmed(ref.Kind, reports))
+		if f.corrupt {
+			set(metav1.Condition{Type: v3.ConditionProgrammed, Status: metav1.ConditionFalse, Reason: v3.ReasonInvalid, Message: "nothing of it is enforced"})
+		} else {
+			set(f.programmed(ref.Kind, reports))
+		}
 	}
 	return out
 }

@@ -21,7 +21,7 @@ const (
 // The reasons of these conditions.
 const (
 	ReasonAccepted        = "Accepted"        // of Accepted: nothing is wrong
-	ReasonInvalid         = "Invalid"         // of Accepted: the message says what is wrong
+	ReasonInvalid         = "Invalid"         // of Accepted: the message says what is wrong; of Programmed: nothing of it can be enforced
 	ReasonProgrammed      = "Programmed"      // of Programmed: on all nodes
 	ReasonPending         = "Pending"         // of Programmed: not yet on all nodes
 	ReasonFailed          = "Failed"          // of Programmed: a node cannot enforce it

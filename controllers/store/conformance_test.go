@@ -196,6 +196,10 @@ func TestStoresTransact(t *testing.T) {
 			t.Errorf("a built-in tier: %v", err)
 		}
 		must(t, write(func(w Writer) error { return errors.Join(w.Delete(policyRef), w.Delete(tierRef)) }))
+		must(t, write(func(w Writer) error { // made and gone again in one
+			_, err := w.Create(set("brief"))
+			return errors.Join(err, w.Delete(setRef("brief")))
+		}))
 		if err := write(func(w Writer) error { _, err := w.Update(policyIn("blue", "p")); return err }); !errors.Is(err, ErrNotFound) {
 			t.Errorf("an update of what is not there: %v", err)
 		}

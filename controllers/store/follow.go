@@ -2,25 +2,20 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"iter"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -28,7 +23,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -116,7 +110,7 @@ func (f *follower) start(ctx context.Context, k *Kube, running *sync.WaitGroup) 
 		f.feeds = append(f.feeds, d)
 	}
 	for _, d := range f.feeds {
-		if d.kind.HasCRD() {
+		if d.kind.HasCRD() || d.kind.foreign() {
 			d.going = func(ctx context.Context) (bool, error) { return k.going(ctx, d.kind) }
 			running.Go(func() { d.judge(ctx) })
 		}
@@ -284,24 +278,18 @@ func (f *follower) event(e Event) {
 // The verbs of cache.ReflectorStore.
 
 // Add implements cache.ReflectorStore.
-func (d *feed) Add(obj any) error {
-	o, err := d.convert(obj)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.version = o.object.GetResourceVersion()
-	d.put(o)
-	d.ring()
-	return nil
-}
+func (d *feed) Add(obj any) error { return d.one(obj, d.put) }
 
 // Update implements cache.ReflectorStore.
-func (d *feed) Update(obj any) error { return d.Add(obj) }
+func (d *feed) Update(obj any) error { return d.one(obj, d.put) }
 
 // Delete implements cache.ReflectorStore.
 func (d *feed) Delete(obj any) error {
+	return d.one(obj, func(o *followed) { d.drop(o.ref) })
+}
+
+// one is what a watch says of one object.
+func (d *feed) one(obj any, do func(*followed)) error {
 	o, err := d.convert(obj)
 	if err != nil {
 		return err
@@ -309,7 +297,7 @@ func (d *feed) Delete(obj any) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.version = o.object.GetResourceVersion()
-	d.drop(o.ref)
+	do(o)
 	d.ring()
 	return nil
 }
@@ -388,143 +376,4 @@ func (d *feed) drop(ref v3.Ref) {
 func (d *feed) forget(ref v3.Ref) {
 	delete(d.known, ref)
 	d.event(Event{Type: Deleted, Ref: ref})
-}
-
-// judge decides about objects that are said to be deleted. Whoever deletes a CRD deletes all objects of its kind first, and each is told
-// as if somebody had meant it: with the CRDs of policy all policy would go. While the CRD is on its way out, or gone, what was told of
-// its kind stays.
-func (d *feed) judge(ctx context.Context) {
-	again := time.NewTimer(0)
-	<-again.C
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.doubts:
-		case <-again.C:
-		}
-		if d.decide(ctx) != nil {
-			again.Reset(time.Second)
-		}
-	}
-}
-
-func (d *feed) decide(ctx context.Context) error {
-	d.mu.Lock()
-	refs := slices.Collect(maps.Keys(d.doubted))
-	d.mu.Unlock()
-	if len(refs) == 0 {
-		return nil
-	}
-	going, err := d.going(ctx) // asked after they were said to be deleted
-	switch {
-	case ctx.Err() != nil:
-		return nil
-	case err != nil:
-		d.failed(err)
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, ref := range refs {
-		if !going && d.doubted[ref] {
-			delete(d.doubted, ref)
-			d.forget(ref)
-		}
-	}
-	if going {
-		d.complain(d.kind.Kind+" going", fmt.Errorf("%s: its CRD is being deleted: what was told of it stays in force until the CRD is there again", d.kind.GVK.GroupKind()))
-	}
-	d.ring()
-	return nil
-}
-
-// going tells whether a kind's CRD is being deleted, or is gone.
-func (k *Kube) going(ctx context.Context, kind *Kind) (bool, error) {
-	r := kind.resource()
-	crd, err := k.dynamic.Resource(crdResource).Get(ctx, r.Resource+"."+r.Group, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return true, nil
-	}
-	return err == nil && crd.GetDeletionTimestamp() != nil, err
-}
-
-var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-
-// followed is an object as it is told.
-type followed struct {
-	metav1.ObjectMeta // its key, for who keeps it meanwhile
-	ref               v3.Ref
-	object            client.Object
-	corrupt           error
-}
-
-// convert decodes and strips what a reflector gives. One that cannot be decoded stays, as its metadata.
-func (d *feed) convert(obj any) (*followed, error) {
-	switch o := obj.(type) {
-	case *followed:
-		return o, nil
-	case cache.DeletedFinalStateUnknown:
-		return d.convert(o.Obj)
-	case *unstructured.Unstructured:
-		typed, err := d.kind.read(o)
-		if err == nil {
-			typed.SetManagedFields(nil)
-			return d.follow(typed, nil), nil
-		}
-		bare, bareErr := d.kind.withoutSpec(o)
-		if bareErr != nil {
-			return nil, bareErr
-		}
-		return d.follow(bare, err), nil
-	case client.Object:
-		o.GetObjectKind().SetGroupVersionKind(d.kind.GVK)
-		return d.follow(strip(o), nil), nil
-	}
-	return nil, fmt.Errorf("%s: a %T is no object", d.kind.Kind, obj)
-}
-
-// withoutSpec keeps of an object that cannot be decoded what can be: its metadata, and its status if that is not what is wrong.
-func (k *Kind) withoutSpec(u *unstructured.Unstructured) (client.Object, error) {
-	var errs []error
-	for _, fields := range [][]string{{"metadata", "status"}, {"metadata"}} {
-		part := &unstructured.Unstructured{Object: map[string]any{}}
-		for _, f := range fields {
-			if v, ok := u.Object[f]; ok {
-				part.Object[f] = v
-			}
-		}
-		part.SetGroupVersionKind(k.GVK)
-		obj, err := k.read(part)
-		if err == nil {
-			obj.SetManagedFields(nil)
-			return obj, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
-func (d *feed) follow(o client.Object, corrupt error) *followed {
-	return &followed{metav1.ObjectMeta{Namespace: o.GetNamespace(), Name: o.GetName()},
-		v3.Ref{Kind: d.kind.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}, o, corrupt}
-}
-
-// sealOf tells two states of an object apart: by its version or, where much is written that nobody asks, by what is left of it.
-func (d *feed) sealOf(o *followed) uint64 {
-	var h maphash.Hash
-	h.SetSeed(d.seed)
-	if !stripped[o.ref.Kind] {
-		h.WriteString(string(o.object.GetUID()) + " " + o.object.GetResourceVersion())
-		return h.Sum64()
-	}
-	version := o.object.GetResourceVersion()
-	o.object.SetResourceVersion("")
-	text, err := json.Marshal(o.object)
-	o.object.SetResourceVersion(version)
-	if err != nil { // then its version says enough
-		text = strconv.AppendQuote(nil, version)
-	}
-	_, _ = h.Write(text) // a hash takes all
-	return h.Sum64()
 }

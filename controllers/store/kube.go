@@ -433,14 +433,16 @@ func (w *kubeWriter) Delete(ref v3.Ref) error {
 	if err := deletable(w, ref); err != nil {
 		return err
 	}
+	if w.tried[ref] == nil { // what only this trial has made the API server does not know
+		if err := w.client(kind, ref.Namespace).Delete(w.ctx, ref.Name, metav1.DeleteOptions{DryRun: w.dryRun()}); err != nil {
+			return said(ref, err)
+		}
+	}
 	if w.trial {
 		w.tried[ref] = nil
-		return nil
+	} else {
+		w.written++
 	}
-	if err := w.client(kind, ref.Namespace).Delete(w.ctx, ref.Name, metav1.DeleteOptions{}); err != nil {
-		return said(ref, err)
-	}
-	w.written++
 	return nil
 }
 

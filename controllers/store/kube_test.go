@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -217,7 +218,37 @@ spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: D
 			t.Fatal(err)
 		}
 	}
-	w.until("the policy", func() bool { return w.objects[v3.RefOf(policy.(v3.Object))] != nil })
+	there := func() bool { return w.objects[v3.RefOf(policy.(v3.Object))] != nil }
+	w.until("the policy", there)
+	must(t, crds.Delete(ctx, crdName, metav1.DeleteOptions{}))
+	for err := w.error(); !errors.Is(err, ErrNoKind); err = w.error() {
+		t.Logf("told: %v", err)
+	}
+	_, err = s.Put(ctx, set("b"))
+	must(t, err)
+	w.until("another kind", func() bool { return w.has("b") })
+	if !there() {
+		t.Error("the CRD took its policy with it")
+	}
+}
+
+// Who may not ask whether a CRD is being deleted believes what he is told, and says so: else nothing could be deleted any more.
+func TestForbiddenToDoubt(t *testing.T) {
+	f, feeds := follows("Namespace")
+	d := feeds[0]
+	d.doubts, d.going = make(chan struct{}, 1), func(context.Context) (bool, error) {
+		return false, apierrors.NewForbidden(schema.GroupResource{Resource: "customresourcedefinitions"}, "x", errors.New("no"))
+	}
+	must(t, d.Replace([]any{namespaceAt("a", "5")}, "7"))
+	taken(f)
+	must(t, d.Delete(namespaceAt("a", "8")))
+	if got := taken(f); len(got) != 0 {
+		t.Errorf("before it was judged: %q", got)
+	}
+	must(t, d.decide(t.Context()))
+	if got := taken(f); len(got) != 3 || !strings.Contains(got[0], "perhaps its CRD is being deleted") || got[1] != "-a" {
+		t.Errorf("told %q", got)
+	}
 }
 
 // Of a pod, policy knows what it asks and no more; what changes of the rest is not told.

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+
 	"github.com/tierwall/tierwall/test/kube"
 )
 
@@ -314,10 +316,8 @@ func shuts(from string, to ...string) flow { return flow{from, "tcp", to, "80", 
 // eventually something is so.
 func (t *test) eventually(what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(100 * time.Millisecond) // each look starts a process; this lets others have the machine
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*patience, true, func(context.Context) (bool, error) { return ok(), nil })
+	if err != nil {
+		t.Fatalf("never: %s", what)
 	}
 }

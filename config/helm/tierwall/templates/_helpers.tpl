@@ -34,6 +34,7 @@ app.kubernetes.io/component: {{ . }}
   - {{ . }}.projectcalico.org
   {{- end }}
   - nodereports.tierwall.io
+  - clusternetworkpolicies.policy.networking.k8s.io
 {{- end }}
 
 {{- /* What the agents' nodes have in common, as a label selector. */}}
