@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -31,7 +32,9 @@ func agentCommand() *cli.Command {
 		Description: "Follows the datastore and keeps the kernel's table " + ruleset.DefaultTable + " as it says, until it is told to end. The table stays in\n" +
 			"the kernel and keeps filtering when the agent ends; --remove takes it out. Logs JSON lines on standard error.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "node", Usage: "`NODE` whose endpoints to guard (default: the host's name)", EnvVars: []string{"NODE_NAME"}},
+			nodeNameFlag(), stateFlag(), unitsFlag(),
+			&cli.BoolFlag{Name: "rescue", Usage: "have this node's host endpoints guard nothing, until --end-rescue: for who has locked himself out; needs no cluster"},
+			&cli.BoolFlag{Name: "end-rescue", Usage: "have them guard again"},
 			&cli.BoolFlag{Name: "once", Usage: "program the kernel once, and end"},
 			&cli.BoolFlag{Name: "remove", Usage: "take the table out of the kernel, and end"},
 			&cli.BoolFlag{Name: "verbose", Usage: "log each change of the kernel's table"},
@@ -49,6 +52,12 @@ func agent(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
+	switch {
+	case c.Bool("rescue"):
+		return rescue(c)
+	case c.Bool("end-rescue"):
+		return endRescue(c)
+	}
 	s, err := openStore(c)
 	if err != nil {
 		return err
@@ -58,11 +67,9 @@ func agent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	node := c.String("node")
-	if node == "" {
-		if node, err = hostname(); err != nil {
-			return err
-		}
+	node, err := nodeName(c)
+	if err != nil {
+		return err
 	}
 	kernel, err := nft.Open(ruleset.DefaultTable)
 	if err != nil {
@@ -79,13 +86,21 @@ func agent(c *cli.Context) error {
 	if !alone {
 		a.ReportEvery = time.Second + rand.N(time.Second) // not all nodes at once
 	}
+	state := c.String("state")
+	if state != "" {
+		a.Rescue = filepath.Join(state, rescueName)
+	}
+	if !alone && !a.Once && state != "" {
+		a.Store = store.RememberIn(filepath.Join(state, snapshotName), s)
+	}
 	if c.Bool("remove") {
 		if err := a.Remove(c.Context); err != nil {
 			return err
 		}
-		if alone {
-			rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
+		if !alone {
+			return bootFiles{state, c.String("units")}.remove()
 		}
+		rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
 		return nil
 	}
 	// Only the agent has something to finish when it is told to end; every other command just ends.

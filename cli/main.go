@@ -61,7 +61,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		app.Commands = append(app.Commands, v.command())
 	}
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
-		agentCommand(), controllerCommand(), nodeCommand(), versionCommand())
+		agentCommand(), bootCommand(), controllerCommand(), nodeCommand(), versionCommand())
 	for _, c := range app.Commands {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

@@ -195,8 +195,7 @@ func policyOptions(c *cli.Context) (o policy.Options, err error) {
 		return o, usagef("%v", err)
 	}
 	if kind, _ := datastore(c); kind == kubeDatastore {
-		accept := "Accept" // as Calico is installed in clusters: pods reach their own node unless somebody says otherwise
-		o.Base.DefaultEndpointToHostAction = &accept
+		inCluster(&o)
 	}
 	if text := c.String("default-endpoint-to-host-action"); text != "" {
 		if _, ok := policy.ToHostActions[strings.ToLower(text)]; !ok {
@@ -212,6 +211,12 @@ func policyOptions(c *cli.Context) (o policy.Options, err error) {
 		return o, usagef("established-connections %q is neither Keep nor Reevaluate", text)
 	}
 	return o, nil
+}
+
+// inCluster is how Calico is installed in clusters: pods reach their own node unless somebody says otherwise.
+func inCluster(o *policy.Options) {
+	accept := "Accept"
+	o.Base.DefaultEndpointToHostAction = &accept
 }
 
 func nodeFlag(usage string) cli.Flag {

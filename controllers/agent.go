@@ -38,6 +38,12 @@ type Agent struct {
 	// ReportEvery is how long one report waits for the next at least: in a cluster all nodes report at once.
 	ReportEvery time.Duration
 	ProcSysNet  string // where the host's is, if it is not nft.ProcSysNet
+	Rescue      string // the file of which Rescued tells; "" for none
+	// Expected are interfaces that the node is going to have, for an agent that runs before the network is up.
+	Expected []nft.Interface
+
+	memory memory
+	rescue rescue
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
@@ -70,11 +76,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Health = &Health{}
 	}
 	index := policy.NewIndex(a.Node, a.Policy)
+	a.rescue = rescue{path: a.Rescue}
+	defer a.rescue.begin(index)()
 	interfaces, err := nft.Interfaces(ctx)
 	if err != nil {
 		return err
 	}
-	bridges := setInterfaces(index, <-interfaces)
+	bridges := a.setInterfaces(index, <-interfaces)
 	foreign, err := a.Kernel.Foreign(ctx)
 	if err != nil {
 		return err
@@ -95,7 +103,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			switch {
 			case !open:
 				return ended(ctx, "the store")
-			case errors.Is(batch.err, store.ErrUnfollowed):
+			case errors.Is(batch.err, store.ErrUnfollowed), errors.Is(batch.err, store.ErrUnremembered):
 				a.Log.Warn(batch.err.Error())
 				continue
 			case batch.err != nil && a.Once:
@@ -105,9 +113,12 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.Log.Error("the store cannot be read; the kernel keeps what it has", "error", batch.err)
 				continue
 			}
-			a.Health.set(func(h *Health) { h.synced = true })
-			a.compare(revision, batch.revision)
-			news := a.told(index, &batch) || revision == ""
+			a.Health.set(func(h *Health) { h.synced = !batch.remembered })
+			was := a.memory.recall(a, batch.remembered)
+			if !was {
+				a.compare(revision, batch.revision)
+			}
+			news := a.told(index, &batch) || revision == "" || was
 			revision = batch.revision
 			if !news {
 				if a.report(ctx, plan, failed, idle*a.ReportEvery); failed == nil {
@@ -121,7 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			if !open {
 				return ended(ctx, "the kernel's list of addresses")
 			}
-			if bridges = setInterfaces(index, now); revision == "" {
+			if bridges = a.setInterfaces(index, now); revision == "" {
 				continue // the store has not said everything yet
 			}
 			a.because.add("the node's interfaces")
@@ -139,12 +150,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.reporting.due():
 			a.report(ctx, plan, failed, 0)
 			continue
+		case <-a.rescue.looks():
+			if !a.rescue.changed(index, a.Log) || revision == "" {
+				continue
+			}
+			a.because.add("rescue")
 		}
 		plan = index.Plan()
+		if a.memory.holds(a) {
+			continue
+		}
 		start := time.Now()
 		failed = a.program(plan, bridges, revision)
 		a.Metrics.attempt(start, failed)
 		a.Health.set(func(h *Health) { h.failed, h.applied = failed, h.applied || failed == nil })
+		a.rescue.obeyed(failed)
 		a.report(ctx, plan, failed, a.ReportEvery)
 		if a.Once {
 			return failed
@@ -187,15 +207,23 @@ func (a *Agent) look(index *policy.Index) {
 
 // setInterfaces tells the index where host endpoints without an interface's name stand, and which workloads are routed to which
 // interfaces. It gives the names of those that are bridges.
-func setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[string]bool) {
-	ifaces := make([]policy.Iface, len(from))
+func (a *Agent) setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[string]bool) {
+	if k, ok := a.Store.(keeping); ok {
+		if err := k.Keep(from); err != nil {
+			a.Log.Warn("the node's interfaces cannot be remembered", "error", err)
+		}
+	}
 	bridges = map[string]bool{}
-	for i, f := range from {
-		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets,
-			Shared: f.Bridge, Uplink: f.Uplink || !f.Bridge && len(f.Nets) > 0}
+	for _, f := range from {
 		if f.Bridge {
 			bridges[f.Name] = true
 		}
+	}
+	from = expected(from, a.Expected)
+	ifaces := make([]policy.Iface, len(from))
+	for i, f := range from {
+		ifaces[i] = policy.Iface{Name: f.Name, Addrs: f.Addrs, Peers: f.Peers, Nets: f.Nets,
+			Shared: f.Bridge, Uplink: f.Uplink || !f.Bridge && len(f.Nets) > 0}
 	}
 	index.SetInterfaces(ifaces)
 	return bridges
@@ -372,9 +400,10 @@ func (r *retry) stop() { r.timer, r.wait = nil, 0 }
 
 // batch is the events that are acted on together, or an error of the store.
 type batch struct {
-	events   []store.Event
-	revision string
-	anew     bool // the store is another than before, as store.Event says
-	told     time.Time
-	err      error
+	events     []store.Event
+	revision   string
+	anew       bool // the store is another than before, as store.Event says
+	remembered bool // and it is what a store.Snapshot remembers
+	told       time.Time
+	err        error
 }

@@ -35,7 +35,7 @@ func gather(ctx context.Context, events iter.Seq2[store.Event, error], raw chan<
 			}
 			b = batch{}
 		case e.Type == store.Synced:
-			b.revision, b.anew, b.told = e.Revision, e.Anew, time.Now()
+			b.revision, b.anew, b.remembered, b.told = e.Revision, e.Anew, e.Remembered, time.Now()
 			if !send(ctx, raw, b) {
 				return
 			}
@@ -85,7 +85,7 @@ func merge(ctx context.Context, raw <-chan batch, out chan<- batch) {
 				waiting = &b
 			default:
 				waiting.events = append(waiting.events, b.events...)
-				waiting.revision, waiting.anew = b.revision, waiting.anew || b.anew
+				waiting.revision, waiting.anew, waiting.remembered = b.revision, waiting.anew || b.anew, b.remembered
 			}
 		}
 	}

@@ -68,11 +68,12 @@ func newer(a, b string) bool {
 // report tells the store what the node enforces, unless that is what it was told last, and not before so long after the last time: a report
 // that waits goes sooner when it may. failed is why not all is in force, or nil.
 func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error, after time.Duration) {
-	if !a.Reports {
+	if !a.Reports || a.memory.remembered {
 		return
 	}
 	if failed == nil {
 		a.progress.reached()
+		failed = a.rescue.refused()
 	}
 	now := a.status(plan, failed)
 	if equality.Semantic.DeepEqual(now, a.reported) {

@@ -73,6 +73,7 @@ func withoutVersion(o client.Object) client.Object {
 func onEach(t *testing.T, test func(t *testing.T, s Store)) {
 	t.Run("bolt", func(t *testing.T) { test(t, OpenBolt(filepath.Join(t.TempDir(), "store.db"))) })
 	t.Run("kube", func(t *testing.T) { test(t, kubeStore(t)) })
+	t.Run("snapshot", func(t *testing.T) { test(t, remembering(t, OpenBolt(filepath.Join(t.TempDir(), "store.db")))) })
 }
 
 func set(name string, nets ...string) *v3.GlobalNetworkSet {
@@ -245,6 +246,7 @@ func TestStoresKeepStatusApart(t *testing.T) {
 type told struct {
 	t       testing.TB
 	next    func() (Event, error, bool)
+	end     func()
 	objects map[v3.Ref]client.Object
 	corrupt map[v3.Ref]error
 	puts    int
@@ -256,7 +258,7 @@ func telling(t testing.TB, s Store) *told {
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	next, end := iter.Pull2(s.Watch(ctx))
 	t.Cleanup(func() { stop(); end() })
-	return &told{t: t, next: next, objects: map[v3.Ref]client.Object{}, corrupt: map[v3.Ref]error{}}
+	return &told{t: t, next: next, end: func() { stop(); end() }, objects: map[v3.Ref]client.Object{}, corrupt: map[v3.Ref]error{}}
 }
 
 // until reads on until what was told is as it should be.

@@ -55,7 +55,9 @@ type Event struct {
 	Object   client.Object // of Put
 	Corrupt  error         // of Put: why the object cannot be decoded; Object has its metadata alone then
 	Revision string        // of Synced: what the store's state is called
-	Anew     bool          // of Synced: the store is another than was told, or an older copy; generations and resourceVersions begin anew
+	// Remembered, of Synced: what was told is what a Snapshot remembers; what there is now will be told after it.
+	Remembered bool
+	Anew       bool // of Synced: the store is another than was told, or an older copy; generations and resourceVersions begin anew
 }
 
 // EventType is what an Event says.

@@ -304,6 +304,12 @@ func (c *Conn) Delete() error {
 	return nil
 }
 
+// Has tells whether the table is in the kernel, whoever owns it.
+func (c *Conn) Has() (bool, error) {
+	t, err := c.find()
+	return t != nil, err
+}
+
 // find gives the table as the kernel lists it, or nil.
 func (c *Conn) find() (*nftables.Table, error) {
 	if err := c.call("listing tables"); err != nil {

@@ -200,11 +200,22 @@ func (x *Index) own() []*member {
 // keep follows which members the plan guards.
 func (x *Index) keep(ref v3.Ref) {
 	m := x.members[ref]
-	if m != nil && m.endpoint && (x.node == "" || m.node == x.node) {
+	if m != nil && m.endpoint && (x.node == "" || m.node == x.node) && !(x.released && ref.Kind == "HostEndpoint") {
 		x.owned[ref], x.ordered = m, nil
 	} else if has(x.owned, ref) {
 		delete(x.owned, ref)
 		x.ordered = nil
+	}
+}
+
+// ReleaseHosts makes host endpoints guard nothing, or guard again: for who has locked himself out of a node. Workloads stay guarded, and
+// as peers of policies host endpoints are what they are.
+func (x *Index) ReleaseHosts(release bool) {
+	x.released, x.stale = release, true
+	for ref := range x.members {
+		if ref.Kind == "HostEndpoint" {
+			x.keep(ref)
+		}
 	}
 }
 

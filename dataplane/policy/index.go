@@ -51,6 +51,7 @@ type Index struct {
 	configs  map[v3.Ref]config
 	staged   map[v3.Ref]*book
 	ifaces   []Iface // what the node really has; nil when nobody said
+	released bool    // host endpoints guard nothing
 
 	last    *builder           // of the last plan
 	stale   bool               // something other than a member has changed since

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -23,8 +24,11 @@ func TestStateNotHistory(t *testing.T) {
 
 		detour := policy.NewIndex(node, policy.Options{})
 		perhaps := func() { // what was planned before, and when, must not matter either
-			if rapid.IntRange(0, 3).Draw(t, "plan") == 0 {
+			switch rapid.IntRange(0, 3).Draw(t, "plan") {
+			case 0:
 				detour.Plan()
+			case 1:
+				detour.ReleaseHosts(rapid.Bool().Draw(t, "released"))
 			}
 		}
 		for _, o := range slices.Concat(rapid.Permutation(other).Draw(t, "before"), rapid.Permutation(want).Draw(t, "order"),
@@ -39,10 +43,36 @@ func TestStateNotHistory(t *testing.T) {
 				perhaps()
 			}
 		}
-		if diff := cmp.Diff(straight.Plan().String(), detour.Plan().String()); diff != "" {
-			t.Fatalf("-straight +detour:\n%s", diff)
+		for _, released := range []bool{true, false} {
+			straight.ReleaseHosts(released)
+			detour.ReleaseHosts(released)
+			if diff := cmp.Diff(straight.Plan().String(), detour.Plan().String()); diff != "" {
+				t.Fatalf("released %t: -straight +detour:\n%s", released, diff)
+			}
 		}
 	})
+}
+
+// While hosts are released no host endpoint guards anything, and workloads are guarded as ever.
+func TestReleasedHosts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := policy.NewIndex("", policy.Options{})
+		set(x, scenario.Cluster(t))
+		guarded := x.Plan()
+		x.ReleaseHosts(true)
+		released := x.Plan()
+		left := slices.DeleteFunc(slices.Clone(guarded.Endpoints), func(e policy.Endpoint) bool { return e.Host() })
+		if diff := cmp.Diff(endpoints(left), endpoints(released.Endpoints)); diff != "" {
+			t.Fatalf("-without host endpoints +released:\n%s", diff)
+		}
+	})
+}
+
+func endpoints(all []policy.Endpoint) (out []string) {
+	for _, e := range all {
+		out = append(out, fmt.Sprint(e.Ref, e.Guards))
+	}
+	return out
 }
 
 func set(x *policy.Index, objs []client.Object) {
