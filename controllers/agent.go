@@ -42,8 +42,9 @@ type Agent struct {
 	// Expected are interfaces that the node is going to have, for an agent that runs before the network is up.
 	Expected []nft.Interface
 
-	memory memory
-	rescue rescue
+	memory  memory
+	rescue  rescue
+	lockout lockout
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
@@ -250,6 +251,7 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 			continue
 		}
 		a.progress.note(e)
+		a.lockout.take(e)
 		a.because.object(e.Ref)
 		a.starting.note(e, a.Node)
 		if delete(a.editions, e.Ref); counted {
@@ -284,11 +286,12 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 // program says that it has programmed only if all that the plan says is enforced then. What can be is, whatever else fails.
 func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision string) error {
 	start := time.Now()
-	if !slices.Equal(a.noted, plan.Notes) {
-		for _, n := range plan.Notes {
+	a.lockout.look(plan)
+	if notes := slices.Concat(a.lockout.notes, plan.Notes); !slices.Equal(a.noted, notes) {
+		for _, n := range notes {
 			a.Log.Warn(n.String())
 		}
-		a.noted = plan.Notes
+		a.noted = notes
 	}
 	unfiltered := a.bridged.filter(plan, a.Node, bridges, cmp.Or(a.ProcSysNet, nft.ProcSysNet))
 	changes, err := a.apply(plan)

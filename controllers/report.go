@@ -116,9 +116,10 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 	for _, kind := range slices.Sorted(maps.Keys(a.progress.inForce)) {
 		s.Observed = append(s.Observed, v1alpha1.ObservedKind{Kind: kind, ResourceVersion: a.progress.inForce[kind]})
 	}
-	for i, n := range plan.Notes {
+	notes := slices.Concat(a.lockout.notes, plan.Notes)
+	for i, n := range notes {
 		if i == v1alpha1.MaxNotes {
-			s.NotesLeftOut = len(plan.Notes) - i
+			s.NotesLeftOut = len(notes) - i
 			break
 		}
 		s.Notes = append(s.Notes, v1alpha1.Note{Kind: n.About.Kind, Namespace: n.About.Namespace, Name: n.About.Name, Message: n.Text})

@@ -34,7 +34,7 @@ var lines = map[string]line{
 	"dataplane/policy":     {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
 	"dataplane/ruleset":    {ours: []string{"dataplane/policy"}, pure: true},
 	"dataplane/nft":        {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
-	"controllers/store": {ours: []string{"apis/v1alpha1", "apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "k8s.io/klog/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
+	"controllers/store": {ours: []string{"apis/v1alpha1", "apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "k8s.io/utils/ptr", "k8s.io/klog/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
 		"github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
 	"controllers":     {ours: []string{"apis/v1alpha1", "apis/v3", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: append([]string{"k8s.io/client-go/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "sigs.k8s.io/network-policy-api/apis/", "github.com/prometheus/"}, apimachinery...)},
 	"cli":             {ours: []string{""}, others: []string{""}},

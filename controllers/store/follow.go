@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -89,6 +91,7 @@ type feed struct {
 	doubted map[v3.Ref]bool // said to be deleted, but perhaps only because the kind is
 	doubts  chan struct{}   // rings when there are some
 	going   func(context.Context) (bool, error)
+	expires time.Time // when the last watch was to end by itself
 }
 
 // lister is a kind's way to the API server.
@@ -157,12 +160,37 @@ func (d *feed) listWatch() *cache.ListWatch {
 			d.answered(ctx, err)
 			return list, err
 		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-			w, err := d.lw.watch(ctx, o)
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (w apiwatch.Interface, err error) {
+			if err = d.resumable(ctx, o); err == nil {
+				w, err = d.lw.watch(ctx, o)
+			}
 			d.answered(ctx, err)
 			return w, err
 		},
 	}
+}
+
+// resumable tells whether a watch may go on from a version: that the API server has come as far. One whose etcd was put back to an older
+// state says nothing to who asks for what comes after a version that it has not reached; the kind must be listed again. It is asked only
+// where the last watch ended before its time, for a cluster's nodes all begin new watches all the time.
+func (d *feed) resumable(ctx context.Context, o metav1.ListOptions) error {
+	early := time.Now().Before(d.expires)
+	d.expires = time.Now().Add(time.Duration(ptr.Deref(o.TimeoutSeconds, 0))*time.Second - time.Second)
+	if !early || o.SendInitialEvents != nil || o.ResourceVersion == "" || o.ResourceVersion == "0" {
+		return nil
+	}
+	list, err := d.lw.list(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	at, err := meta.ListAccessor(list)
+	if err != nil {
+		return err
+	}
+	if older(at.GetResourceVersion(), o.ResourceVersion) {
+		return apierrors.NewResourceExpired("the API server has gone back to an older state")
+	}
+	return nil
 }
 
 func (d *feed) answered(ctx context.Context, err error) {

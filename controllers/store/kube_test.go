@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -82,6 +83,42 @@ func TestKubeOutage(t *testing.T) {
 	if len(w.errs) != 1 {
 		t.Errorf("one outage was told %d times: %v", len(w.errs), w.errs)
 	}
+}
+
+// etcd is put back to what it was, while a watch is on: what is there then is told, and what comes after it. A watch that asked to go on from
+// where it was would hear nothing until the store had come as far again.
+func TestKubeRestored(t *testing.T) {
+	server := kube.StartServer(t)
+	k, err := OpenKube(server.Config)
+	must(t, err)
+	k = k.Following(func(k *Kind) bool { return k.Kind == "GlobalNetworkSet" || k.Kind == "Namespace" })
+	ctx := t.Context()
+	put := func(name string, nets ...string) {
+		t.Helper()
+		_, err := k.Put(ctx, set(name, nets...))
+		must(t, err)
+	}
+	put("old")
+	put("changed", "10.0.0.0/8")
+	must(t, server.Stop())
+	must(t, server.Save())
+	must(t, server.Again())
+	w := telling(t, k)
+	for i := range 100 { // far ahead of what is put back
+		put("changed", fmt.Sprintf("10.%d.0.0/16", i))
+	}
+	put("new")
+	must(t, k.Delete(ctx, set("old")))
+	w.until("all", func() bool { return w.has("new") && w.has("changed") && !w.has("old") })
+	must(t, server.Stop())
+	must(t, server.Restore())
+	must(t, server.Again())
+	w.until("what was put back", func() bool {
+		return w.has("old") && !w.has("new") && w.objects[setRef("changed")].(*v3.GlobalNetworkSet).Spec.Nets[0] == "10.0.0.0/8"
+	})
+	put("after")
+	w.until("what comes after it", func() bool { return w.has("after") })
+	t.Logf("told: %v", w.errs)
 }
 
 func crdClient(k *Kube, plural string) func(ctx context.Context, patch any) error {

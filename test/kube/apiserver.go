@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -37,20 +38,84 @@ func Start(t testing.TB) *rest.Config {
 
 // Serve is Start for who ends it himself.
 func Serve() (config *rest.Config, stop func() error, err error) {
-	dir, err := Components()
+	e, err := environmentOf(Components())
 	if err != nil {
 		return nil, nil, err
 	}
-	crds, err := CRDs()
-	if err != nil {
-		return nil, nil, err
-	}
-	log.SetLogger(logr.Discard())
-	e := &envtest.Environment{BinaryAssetsDirectory: dir, CRDs: crds}
 	if config, err = e.Start(); err != nil {
 		return nil, nil, fmt.Errorf("starting the API server: %w", err)
 	}
 	return config, e.Stop, nil
+}
+
+func environmentOf(components string, err error) (*envtest.Environment, error) {
+	if err != nil {
+		return nil, err
+	}
+	crds, err := CRDs()
+	if err != nil {
+		return nil, err
+	}
+	log.SetLogger(logr.Discard())
+	return &envtest.Environment{BinaryAssetsDirectory: components, CRDs: crds}, nil
+}
+
+// Server is an API server that can be stopped, and whose etcd can go back to what it was. It keeps its address and its users.
+type Server struct {
+	Config *rest.Config
+	env    *envtest.Environment
+	dir    string
+}
+
+// StartServer starts one, which ends with the test.
+func StartServer(t testing.TB) *Server {
+	t.Helper()
+	e, err := environmentOf(Components())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{env: e, dir: t.TempDir()}
+	for _, folder := range []string{"etcd", "certs"} {
+		if err := os.Mkdir(filepath.Join(s.dir, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.ControlPlane.Etcd, e.ControlPlane.APIServer = &envtest.Etcd{DataDir: s.path("etcd")}, &envtest.APIServer{CertDir: s.path("certs"), StopTimeout: time.Second}
+	if s.Config, err = e.Start(); err != nil {
+		t.Fatal(fmt.Errorf("starting the API server: %w", err))
+	}
+	t.Cleanup(func() { _ = e.Stop() }) // perhaps it is stopped already
+	return s
+}
+
+func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
+
+// Stop ends the API server, which is killed if it takes too long, and etcd.
+func (s *Server) Stop() error {
+	_ = s.env.ControlPlane.APIServer.Stop()
+	return s.env.ControlPlane.Etcd.Stop()
+}
+
+// Again starts both where they were.
+func (s *Server) Again() error {
+	if err := s.env.ControlPlane.Etcd.Start(); err != nil {
+		return err
+	}
+	return s.env.ControlPlane.APIServer.Start()
+}
+
+// Save keeps what etcd has, while it is stopped.
+func (s *Server) Save() error { return os.CopyFS(s.path("saved"), os.DirFS(s.path("etcd"))) }
+
+// Restore puts back what was saved, while etcd is stopped.
+func (s *Server) Restore() error {
+	if err := os.RemoveAll(s.path("etcd")); err != nil {
+		return err
+	}
+	if err := os.CopyFS(s.path("etcd"), os.DirFS(s.path("saved"))); err != nil {
+		return err
+	}
+	return os.Chmod(s.path("etcd"), 0o700)
 }
 
 // CRDs are those that a cluster with Tierwall has: ours, and that of ClusterNetworkPolicy.
