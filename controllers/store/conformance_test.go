@@ -275,7 +275,7 @@ func (w *told) step(what string) Event {
 	e, err, more := w.next()
 	switch {
 	case !more:
-		w.t.Fatalf("the watch ended before %s; told: %v", what, slices.SortedFunc(maps.Keys(w.objects), v3.Ref.Compare))
+		w.t.Fatalf("the watch ended before %s; errors: %v; told: %v", what, w.errs, slices.SortedFunc(maps.Keys(w.objects), v3.Ref.Compare))
 	case err != nil:
 		w.errs = append(w.errs, err)
 		return Event{Type: Deleted}

@@ -92,6 +92,7 @@ type feed struct {
 	doubts  chan struct{}   // rings when there are some
 	going   func(context.Context) (bool, error)
 	expires time.Time // when the last watch was to end by itself
+	passing time.Time // since when there were but errors that pass
 }
 
 // lister is a kind's way to the API server.
@@ -203,14 +204,19 @@ func (d *feed) answered(ctx context.Context, err error) {
 	}
 }
 
-// failed tells of an error that is not of the passing kind: once for each reason, however many kinds it stops.
+// failed tells of an error that does not pass: once for each reason, however many kinds it stops.
 func (d *feed) failed(err error) {
-	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInvalid(err) || apierrors.IsTimeout(err) {
-		return // the reflector lists again; an API server that does not stream lists says that it is invalid to ask so
-	}
 	text, wrapped := reason(err), fmt.Errorf("%s: %w", d.kind.Kind, err)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if passing(err) {
+		if d.passing.IsZero() {
+			d.passing = time.Now()
+		}
+		if time.Since(d.passing) < passingFor {
+			return
+		}
+	}
 	if apierrors.IsNotFound(err) {
 		text = d.kind.Kind + " " + ErrNoKind.Error()
 		wrapped = fmt.Errorf("%s: %w", d.kind.GVK.GroupKind(), ErrNoKind)
@@ -224,6 +230,14 @@ func (d *feed) failed(err error) {
 	d.complain(text, wrapped)
 	d.ring()
 }
+
+// passing is an error after which a reflector lists again; an API server that does not stream lists says that it is invalid to ask so. One
+// that says nothing else for longer is complained of as well.
+func passing(err error) bool {
+	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInvalid(err) || apierrors.IsTimeout(err)
+}
+
+const passingFor = time.Minute
 
 // complain once of what holds.
 func (f *follower) complain(text string, err error) {
@@ -247,7 +261,7 @@ func (d *feed) recovered() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was := d.failing
-	d.failing = ""
+	d.failing, d.passing = "", time.Time{}
 	if was != "" && !slices.ContainsFunc(d.feeds, func(o *feed) bool { return o.failing == was }) {
 		delete(d.complaints, was)
 	}

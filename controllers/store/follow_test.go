@@ -6,6 +6,8 @@ import (
 	"hash/maphash"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -85,6 +87,30 @@ func TestFollower(t *testing.T) {
 			t.Errorf("%s: told %q, want %q", s.what, got, s.want)
 		}
 	}
+}
+
+// An API server that asks for patience is given some, and then complained of.
+func TestFollowerIsPatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, feeds := follows("Namespace")
+		busy := apierrors.NewTooManyRequests("later", 1)
+		for range 10 {
+			feeds[0].failed(busy)
+			time.Sleep(passingFor / 10)
+		}
+		if got := taken(f); len(got) != 0 {
+			t.Errorf("told %q after a minute", got)
+		}
+		feeds[0].failed(busy)
+		if got := taken(f); len(got) != 1 {
+			t.Errorf("told %q after more", got)
+		}
+		feeds[0].recovered()
+		feeds[0].failed(busy)
+		if got := taken(f); len(got) != 0 {
+			t.Errorf("told %q, and it had recovered", got)
+		}
+	})
 }
 
 // One trouble is told once, however many kinds it stops, and again after it was over.

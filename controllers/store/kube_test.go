@@ -2,14 +2,31 @@ package store
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +35,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -83,6 +101,195 @@ func TestKubeOutage(t *testing.T) {
 	if len(w.errs) != 1 {
 		t.Errorf("one outage was told %d times: %v", len(w.errs), w.errs)
 	}
+}
+
+// faulty is a way to the API server on which one watch in some fails: by no answer, by a bad one, or in the middle.
+type faulty struct {
+	http.RoundTripper
+	mu     sync.Mutex
+	random *rand.Rand
+	faults int
+}
+
+func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Query().Get("watch") != "true" {
+		return f.RoundTripper.RoundTrip(r)
+	}
+	f.mu.Lock()
+	fault, after := f.random.IntN(12), f.random.IntN(4000)
+	if fault < 6 {
+		f.faults++
+	}
+	f.mu.Unlock()
+	switch fault {
+	case 0:
+		return nil, errors.New("no answer")
+	case 1, 2, 3:
+		status := []int{http.StatusInternalServerError, http.StatusTooManyRequests, http.StatusGone}[fault-1]
+		return &http.Response{StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"text/plain"}},
+			Body: io.NopCloser(strings.NewReader("a fault")), Request: r}, nil
+	}
+	out, err := f.RoundTripper.RoundTrip(r)
+	if err == nil && fault < 6 {
+		out.Body = &torn{out.Body, after, fault == 5}
+	}
+	return out, err
+}
+
+// torn ends before its time, or becomes nonsense.
+type torn struct {
+	io.ReadCloser
+	left     int
+	nonsense bool
+}
+
+func (b *torn) Read(p []byte) (int, error) {
+	if b.left <= 0 && !b.nonsense {
+		return 0, io.ErrUnexpectedEOF
+	}
+	if b.left <= 0 {
+		p[0] = '?'
+		return 1, nil
+	}
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// However watches fail, what is told in the end is what there is.
+func TestKubeFaults(t *testing.T) {
+	direct := kubeStore(t)
+	seed := uint64(time.Now().UnixNano())
+	f := &faulty{random: rand.New(rand.NewPCG(seed, 0))}
+	config := rest.CopyConfig(direct.config)
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { f.RoundTripper = rt; return f })
+	k, err := OpenKube(config)
+	must(t, err)
+	ctx := t.Context()
+	w := telling(t, k)
+	random := rand.New(rand.NewPCG(seed, 1))
+	for round := range 15 {
+		for range 4 {
+			name := fmt.Sprintf("s%d", random.IntN(5))
+			if random.IntN(3) == 0 {
+				if err := direct.Delete(ctx, set(name)); err != nil && !errors.Is(err, ErrNotFound) {
+					t.Fatal(err)
+				}
+			} else if _, err := direct.Put(ctx, set(name, fmt.Sprintf("10.%d.0.0/16", random.IntN(200)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mark := fmt.Sprintf("mark-%d", round)
+		_, err := direct.Put(ctx, set(mark))
+		must(t, err)
+		list, err := direct.List(ctx, "GlobalNetworkSet", "")
+		must(t, err)
+		w.until("what there is", func() bool { return w.has(mark) && slices.Equal(versions(list), versions(w.sets())) })
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t.Logf("seed %d: %d faults", seed, f.faults)
+	if f.faults == 0 {
+		t.Errorf("seed %d: nothing failed", seed)
+	}
+}
+
+// front is a TLS server before the API server, with whatever certificate it is given.
+type front struct {
+	*httptest.Server
+	mu   sync.Mutex
+	cert *tls.Certificate
+}
+
+func newFront(t *testing.T, config *rest.Config) *front {
+	t.Helper()
+	transport, err := rest.TransportFor(config)
+	must(t, err)
+	target, err := url.Parse(config.Host)
+	must(t, err)
+	f := &front{Server: httptest.NewUnstartedServer(&httputil.ReverseProxy{Transport: transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }})}
+	f.Config.ErrorLog = log.New(io.Discard, "", 0)
+	f.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return &tls.Config{Certificates: []tls.Certificate{*f.cert}}, nil
+	}}
+	return f
+}
+
+// show another certificate, and have everybody connect anew.
+func (f *front) show(cert *tls.Certificate) {
+	f.mu.Lock()
+	f.cert = cert
+	f.mu.Unlock()
+	f.CloseClientConnections()
+}
+
+// authority is a CA.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	must(t, err)
+	cert, err := cert.NewSelfSignedCACert(cert.Config{CommonName: "test"}, key)
+	must(t, err)
+	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})}
+}
+
+// issue a certificate for 127.0.0.1 that is valid for an hour from some time on.
+func (a *authority) issue(t *testing.T, from time.Time) *tls.Certificate {
+	t.Helper()
+	raw, err := x509.CreateCertificate(cryptorand.Reader, &x509.Certificate{SerialNumber: big.NewInt(from.UnixNano()), NotBefore: from, NotAfter: from.Add(time.Hour),
+		IPAddresses: []net.IP{{127, 0, 0, 1}}, KeyUsage: x509.KeyUsageDigitalSignature}, a.cert, a.key.Public(), a.key)
+	must(t, err)
+	return &tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: a.key}
+}
+
+// The API server shows a new certificate, one that is not valid by this machine's clock, and one of another authority. A watch goes on
+// whenever it can be sure whom it hears. Where the file that says whom to trust has changed client-go reads it anew, every five minutes.
+func TestKubeCertificates(t *testing.T) {
+	direct := kubeStore(t)
+	f := newFront(t, direct.config)
+	first, second := newAuthority(t), newAuthority(t)
+	now := time.Now()
+	f.cert = first.issue(t, now.Add(-time.Minute))
+	f.StartTLS()
+	defer f.Close()
+	trusted := filepath.Join(t.TempDir(), "ca.crt")
+	must(t, os.WriteFile(trusted, first.pem, 0o600))
+	k, err := OpenKube(&rest.Config{Host: f.URL, TLSClientConfig: rest.TLSClientConfig{CAFile: trusted}})
+	must(t, err)
+	ctx := t.Context()
+	w := telling(t, k)
+	told := func(name string) {
+		t.Helper()
+		_, err := direct.Put(ctx, set(name))
+		must(t, err)
+		w.until(name, func() bool { return w.has(name) })
+	}
+	told("at-first")
+	f.show(first.issue(t, now.Add(-2*time.Minute)))
+	told("another")
+	for what, at := range map[string]time.Time{"expired": now.Add(-2 * time.Hour), "not-yet-valid": now.Add(2 * time.Hour)} {
+		f.show(first.issue(t, at))
+		if err := w.error(); !strings.Contains(err.Error(), "expired or is not yet valid") {
+			t.Errorf("%s: told %v", what, err)
+		}
+		f.show(first.issue(t, now))
+		told("after-" + what)
+	}
+	f.show(second.issue(t, now))
+	if err := w.error(); !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("told %v", err)
+	}
+	f.show(first.issue(t, now))
+	told("after-another-authority")
 }
 
 // etcd is put back to what it was, while a watch is on: what is there then is told, and what comes after it. A watch that asked to go on from
