@@ -39,6 +39,7 @@ type Cluster struct {
 	hub           *place   // where the control plane is
 	client        *kubernetes.Clientset
 	processes     sync.WaitGroup
+	running       sync.Map        // *process by name
 	failed        context.Context // ends when a process does
 	fail          context.CancelCauseFunc
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -80,8 +81,29 @@ func (c *Cluster) config() (*rest.Config, error) {
 	}, nil
 }
 
+// StopControlPlane kills the API server and etcd. Everything else goes on, and finds nobody to ask.
+func (c *Cluster) StopControlPlane() error {
+	return errors.Join(c.kill("kube-apiserver"), c.kill("etcd"))
+}
+
+// ContinueControlPlane starts both again, and waits until the API server answers.
+func (c *Cluster) ContinueControlPlane(ctx context.Context) error { return c.startStore(ctx) }
+
 // startControlPlane starts etcd and everything that needs no node, as soon as what each needs is there.
 func (c *Cluster) startControlPlane(ctx context.Context) error {
+	if err := c.startStore(ctx); err != nil {
+		return err
+	}
+	for _, n := range c.Nodes {
+		if err := c.createNode(ctx, n); err != nil {
+			return err
+		}
+	}
+	return c.startControllers()
+}
+
+// startStore starts etcd and the API server.
+func (c *Cluster) startStore(ctx context.Context) error {
 	const client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
 	err := c.start(c.hub, "etcd", c.component("etcd"), "--data-dir", c.file("etcd"), "--log-level", "warn", "--unsafe-no-fsync",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
@@ -95,18 +117,9 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startAPIServer(client); err != nil {
 		return err
 	}
-	err = c.await(ctx, "kube-apiserver", func(ctx context.Context) error {
+	return c.await(ctx, "kube-apiserver", func(ctx context.Context) error {
 		return c.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
-	if err != nil {
-		return err
-	}
-	for _, n := range c.Nodes {
-		if err := c.createNode(ctx, n); err != nil {
-			return err
-		}
-	}
-	return c.startControllers()
 }
 
 func (c *Cluster) startAPIServer(etcd string) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/template"
 	"time"
 
@@ -55,6 +56,18 @@ func (n *Node) PodCommand(ctx context.Context, namespace, pod, name string, args
 		return nil, fmt.Errorf("pod %s/%s on %s: %w", namespace, pod, n.Name, err)
 	}
 	return n.cluster.inside(ctx, []string{"--net=/proc/" + pid + "/ns/net"}, name, args...), nil
+}
+
+// KillContainers kills all of the node's containers of a name, as a crash does. The kubelet starts them again.
+func (n *Node) KillContainers(ctx context.Context, name string) error {
+	out, err := n.ctr(ctx, "containers", "list", "--quiet", `labels."io.kubernetes.container.name"==`+name).Output()
+	if err != nil {
+		return fmt.Errorf("containers of node %s: %w", n.Name, err)
+	}
+	for id := range strings.FieldsSeq(string(out)) {
+		_ = n.ctr(ctx, "tasks", "kill", "--signal", "SIGKILL", id).Run() // of one that has ended there is no task
+	}
+	return nil
 }
 
 // sandbox is the process that holds a pod's namespaces.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -27,10 +28,37 @@ func (c *Cluster) start(at *place, name, command string, args ...string) error {
 	if err := at.do(cmd.Start); err != nil {
 		return fmt.Errorf("starting %s: %w", name, err)
 	}
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	c.running.Store(name, p)
 	c.processes.Go(func() {
 		_ = cmd.Wait() // ProcessState says more
-		c.fail(fmt.Errorf("%s has ended: %v; its log:\n%s", name, cmd.ProcessState, tail(file)))
+		close(p.ended)
+		if !p.unwanted.Load() {
+			c.fail(fmt.Errorf("%s has ended: %v; its log:\n%s", name, cmd.ProcessState, tail(file)))
+		}
 	})
+	return nil
+}
+
+// process is one that was started, by its name.
+type process struct {
+	cmd      *exec.Cmd
+	unwanted atomic.Bool // it is to end before the cluster does
+	ended    chan struct{}
+}
+
+// kill a process, as a power cut does, and wait until it has ended. It may be started again.
+func (c *Cluster) kill(name string) error {
+	v, ok := c.running.Load(name)
+	if !ok {
+		return fmt.Errorf("%s was never started", name)
+	}
+	p := v.(*process)
+	p.unwanted.Store(true)
+	if err := p.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("killing %s: %w", name, err)
+	}
+	<-p.ended
 	return nil
 }
 
