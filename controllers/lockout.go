@@ -56,27 +56,41 @@ func (l *lockout) look(plan *policy.Plan) {
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(l.servers), v3.Ref.Compare) {
 		for _, at := range l.servers[ref] {
-			if n, cut := cutFrom(plan, at); cut {
-				l.notes = append(l.notes, n)
-			}
+			l.notes = append(l.notes, cutFrom(plan, at)...)
 		}
 	}
 }
 
-// cutFrom tells what of a plan keeps its node from asking a server for a connection.
-func cutFrom(plan *policy.Plan, server netip.AddrPort) (n policy.Note, cut bool) {
+// cutFrom tells what of a plan keeps its node from asking a server for a connection: the policy that denies it, or those of which none allows
+// it, or else the host endpoint, which no policy selects.
+func cutFrom(plan *policy.Plan, server netip.AddrPort) (notes []policy.Note) {
 	iface, source, err := nft.WayTo(server.Addr(), netip.Addr{})
 	if err != nil || iface == "" || !source.IsValid() { // the node's own, or no policy keeps it
-		return n, false
+		return nil
 	}
 	t := plan.Trace(policy.Flow{Src: source, Dst: server.Addr(), Proto: policy.ProtoTCP, SrcPort: 49152, DstPort: server.Port(), OutIface: iface})
-	if t.Verdict != policy.Deny || t.Egress == nil || t.Egress.Verdict != policy.Deny {
-		return n, false
+	if t.Egress == nil || t.Egress.Verdict != policy.Deny {
+		return nil
 	}
-	about := t.Egress.Policy
-	if about == (v3.Ref{}) {
-		about = t.Egress.Endpoint
+	for _, about := range deniers(plan, t.Egress) {
+		notes = append(notes, policy.Note{About: about, Text: fmt.Sprintf("cuts node %s from its API server %s by %s: what is open stays, and when that ends the node hears "+
+			"of no policy any more (at the node: tierctl agent --rescue)", plan.Node, server, t.Egress.Endpoint)})
 	}
-	return policy.Note{About: about, Text: fmt.Sprintf("cuts node %s from its API server %s by %s: what is open stays, and when that ends the node hears of no policy "+
-		"any more (at the node: tierctl agent --rescue)", plan.Node, server, t.Egress.Endpoint)}, true
+	return notes
+}
+
+func deniers(plan *policy.Plan, j *policy.Judgement) []v3.Ref {
+	if j.Policy != (v3.Ref{}) {
+		return []v3.Ref{j.Policy}
+	}
+	for _, e := range plan.Endpoints {
+		for _, g := range e.Guards {
+			for _, t := range g.Tiers {
+				if e.Ref == j.Endpoint && g.Stage == j.Stage && g.Direction == policy.Egress && t.Name == j.Tier && t.Name != "" {
+					return t.Policies
+				}
+			}
+		}
+	}
+	return []v3.Ref{j.Endpoint}
 }

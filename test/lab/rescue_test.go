@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // shutHost lets nobody to n1 but by its failsafe ports, and nobody to port 81 of pod one.
@@ -110,4 +112,57 @@ func TestBoot(t *testing.T) {
 		t.Error(said)
 	}
 	c.host("with a damaged memory", Arrived)
+}
+
+const noWayOut = `
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.2]}]
+ports: [{name: https, port: 443, protocol: TCP}]
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: n1, labels: {host: n1}}
+spec: {node: n1, interfaceName: eth0, expectedIPs: [192.0.2.1]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: hosts}
+spec:
+  selector: host == 'n1'
+  types: [Egress]
+  egress: [%s{action: Allow, protocol: UDP}]
+`
+
+// A policy that cuts a node from its API server is enforced, and says so on itself; one that leaves it that way does not.
+func TestLockoutIsTold(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, small)
+	const way = "{action: Allow, protocol: TCP, destination: {ports: [443]}}, "
+	c.start(threePods + fmt.Sprintf(noWayOut, way))
+	warned := func(what string, want bool) {
+		t.Helper()
+		const text = "cuts node n1 from its API server 192.0.2.2:443 by HostEndpoint/n1"
+		out := ""
+		for deadline := time.Now().Add(patience); ; {
+			got, err := c.tierctl.Run(t.Context(), "", "get", "globalnetworkpolicy", "hosts", "-o", "json")
+			fatal(t, err)
+			programmed := strings.Contains(string(got), `"Programmed"`)
+			if out = string(got); programmed && strings.Contains(out, text) == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: warned is %t:\n%s", what, !want, out)
+			}
+		}
+	}
+	warned("a way out", false)
+	c.apply(fmt.Sprintf(noWayOut, ""))
+	warned("no way out", true)
+	c.sees("no way out", tcp("192.0.2.1", "192.0.2.2", 443), Lost)
+	c.apply(fmt.Sprintf(noWayOut, way))
+	warned("a way out again", false)
+	c.sees("a way out again", tcp("192.0.2.1", "192.0.2.2", 443), Arrived)
 }
