@@ -290,6 +290,7 @@ func TestKubeCertificates(t *testing.T) {
 	}
 	f.show(first.issue(t, now))
 	told("after-another-authority")
+	w.end() // the front waits for connections to end
 }
 
 // etcd is put back to what it was, while a watch is on: what is there then is told, and what comes after it. A watch that asked to go on from
