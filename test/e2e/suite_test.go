@@ -1,7 +1,7 @@
 //go:build e2e
 
 // Package e2e plays what operators do in a real cluster of two nodes: the agent as a DaemonSet, the controller as a Deployment, real pods
-// behind a bridge on one node and routed on the other, kube-proxy, and kubectl and tierctl as people use them.
+// behind a bridge on one node and routed on the other, kube-proxy in either mode, and kubectl and tierctl as people use them.
 package e2e
 
 import (

@@ -1,11 +1,14 @@
 package kube
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -25,10 +28,12 @@ type Node struct {
 	Netns string       // its network namespace, in /run/netns
 	Addrs []netip.Addr // IPv4, IPv6
 
-	pods    dual
-	plugin  string // that connects its pods
-	cluster *Cluster
-	place   *place
+	pods          dual
+	plugin        string // that connects its pods
+	kubeProxyMode string // that it begins with
+	kubeProxy     *process
+	cluster       *Cluster
+	place         *place
 }
 
 // plugins, one for each node. Point to point, every packet of a pod is forwarded by IP. Those between pods on a bridge are not: IP's hooks
@@ -38,8 +43,11 @@ var plugins = []string{
 	`{"type": "ptp", "ipMasq": false, "ipam": %s}`,
 }
 
+// ProxyModes are the modes of kube-proxy, in the order of the nodes that begin with them.
+var ProxyModes = []string{"nftables", "iptables"}
+
 func newNode(c *Cluster, number int) *Node {
-	n := &Node{Name: fmt.Sprintf("n%d", number), Netns: fmt.Sprintf("%s-n%d", c.name, number), cluster: c, plugin: plugins[number-1]}
+	n := &Node{Name: fmt.Sprintf("n%d", number), Netns: fmt.Sprintf("%s-n%d", c.name, number), cluster: c, plugin: plugins[number-1], kubeProxyMode: ProxyModes[number-1]}
 	n.Addrs, n.pods = nodeNets(number)
 	return n
 }
@@ -157,7 +165,48 @@ func (n *Node) join() error {
 	if err != nil {
 		return err
 	}
-	return n.start("kube-proxy", n.cluster.component("kube-proxy"), "--config="+n.file("kube-proxy.yaml"))
+	return n.startKubeProxy(n.kubeProxyMode)
+}
+
+func (n *Node) startKubeProxy(mode string) (err error) {
+	file := n.file("kube-proxy-" + mode + ".yaml")
+	if err := writeTemplate(file, kubeProxyConfig, map[string]any{"Name": n.Name, "Mode": mode, "Kubeconfig": n.cluster.kubeconfig(proxy), "PodNets": podNets}); err != nil {
+		return err
+	}
+	n.kubeProxy, err = n.cluster.begin(n.place, n.Name+"-kube-proxy", n.cluster.component("kube-proxy"), "--config="+file)
+	return err
+}
+
+// RestartKubeProxy ends kube-proxy and starts it in one of ProxyModes. What it programmed in another mode it removes itself.
+func (n *Node) RestartKubeProxy(ctx context.Context, mode string) error {
+	n.kubeProxy.stop()
+	if err := n.startKubeProxy(mode); err != nil {
+		return err
+	}
+	return n.cluster.await(ctx, "kube-proxy of "+n.Name, n.proxied)
+}
+
+// proxied fails before kube-proxy has programmed everything once since it was started.
+func (n *Node) proxied(ctx context.Context) error {
+	conn, err := n.place.dial(ctx, "tcp", "127.0.0.1:10256")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(deadline)
+	}
+	if _, err := io.WriteString(conn, "GET /healthz HTTP/1.0\r\n\r\n"); err != nil {
+		return err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("kube-proxy says %s", answer.Status)
+	}
+	return nil
 }
 
 // ready fails when no pod would be started on the node, or kube-proxy leads nobody there to a service.
@@ -244,18 +293,22 @@ func (n *Node) writeConfigs() error {
 	ipam := fmt.Sprintf(`{"type": "host-local", "ranges": [[{"subnet": %q}], [{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}`, n.pods[0], n.pods[1])
 	values := map[string]any{
 		"Name": n.Name, "Cgroup": "/" + n.cluster.name + "/" + n.Name, "Dir": n.file(""), "Runtime": n.cluster.runtime, "Pause": pauseImage,
-		"Plugin": fmt.Sprintf(n.plugin, ipam), "Kubeconfig": n.cluster.kubeconfig(proxy), "PodNets": podNets,
+		"Plugin": fmt.Sprintf(n.plugin, ipam),
 	}
 	for file, t := range map[string]*template.Template{
-		"containerd.toml": containerdConfig, "kubelet.yaml": kubeletConfig, "kube-proxy.yaml": kubeProxyConfig, "cni/10-pods.conflist": cniConfig,
+		"containerd.toml": containerdConfig, "kubelet.yaml": kubeletConfig, "cni/10-pods.conflist": cniConfig,
 	} {
-		var text bytes.Buffer
-		if err := t.Execute(&text, values); err != nil {
-			return err
-		}
-		if err := os.WriteFile(n.file(file), text.Bytes(), 0o644); err != nil {
+		if err := writeTemplate(n.file(file), t, values); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func writeTemplate(file string, t *template.Template, values any) error {
+	var text bytes.Buffer
+	if err := t.Execute(&text, values); err != nil {
+		return err
+	}
+	return os.WriteFile(file, text.Bytes(), 0o644)
 }

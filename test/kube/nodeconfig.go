@@ -71,12 +71,13 @@ kubeAPIBurst: 1000
 var kubeProxyConfig = parsed(`
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: {{.Mode}}
 hostnameOverride: {{.Name}}
 clusterCIDR: {{.PodNets}}
 clientConnection: {kubeconfig: "{{.Kubeconfig}}"}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 nftables: {minSyncPeriod: 100ms, syncPeriod: 30s}
+iptables: {minSyncPeriod: 100ms, syncPeriod: 30s}
 `)
 
 func parsed(text string) *template.Template { return template.Must(template.New("").Parse(text)) }

@@ -12,13 +12,26 @@ import (
 	"syscall"
 )
 
-// start starts a process that is to live as long as the cluster: when it ends before, everything that waits for the cluster fails, with
-// the end of its log. A terminal's Ctrl-C is not for it.
+// start starts a process that is to live as long as the cluster.
 func (c *Cluster) start(at *place, name, command string, args ...string) error {
+	_, err := c.begin(at, name, command, args...)
+	return err
+}
+
+// process is to live until it is stopped, or as long as the cluster.
+type process struct {
+	cmd     *exec.Cmd
+	stopped atomic.Bool // by us
+	ended   chan struct{}
+}
+
+// begin starts a process. When it ends though nobody has stopped it, everything that waits for the cluster fails, with the end of its
+// log. A terminal's Ctrl-C is not for it.
+func (c *Cluster) begin(at *place, name, command string, args ...string) (*process, error) {
 	file := filepath.Join(c.dir, name+".log")
 	log, err := os.Create(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close()
 	cmd := exec.Command(command, args...)
@@ -26,25 +39,25 @@ func (c *Cluster) start(at *place, name, command string, args ...string) error {
 	cmd.Env = append(environment(), "PATH="+c.runtime+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, UseCgroupFD: true, CgroupFD: int(c.cgroup.Fd())}
 	if err := at.do(cmd.Start); err != nil {
-		return fmt.Errorf("starting %s: %w", name, err)
+		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	c.running.Store(name, p)
 	c.processes.Go(func() {
 		_ = cmd.Wait() // ProcessState says more
 		close(p.ended)
-		if !p.unwanted.Load() {
+		if !p.stopped.Load() {
 			c.fail(fmt.Errorf("%s has ended: %v; its log:\n%s", name, cmd.ProcessState, tail(file)))
 		}
 	})
-	return nil
+	return p, nil
 }
 
-// process is one that was started, by its name.
-type process struct {
-	cmd      *exec.Cmd
-	unwanted atomic.Bool // it is to end before the cluster does
-	ended    chan struct{}
+// stop asks a process to end, and waits until it has.
+func (p *process) stop() {
+	p.stopped.Store(true)
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	<-p.ended
 }
 
 // kill a process, as a power cut does, and wait until it has ended. It may be started again.
@@ -54,7 +67,7 @@ func (c *Cluster) kill(name string) error {
 		return fmt.Errorf("%s was never started", name)
 	}
 	p := v.(*process)
-	p.unwanted.Store(true)
+	p.stopped.Store(true)
 	if err := p.cmd.Process.Kill(); err != nil {
 		return fmt.Errorf("killing %s: %w", name, err)
 	}
