@@ -16,7 +16,7 @@ import (
 
 var addr = netip.MustParseAddr
 
-const bit = 0x10000
+const bit = 0x80000000
 
 // judgeOf is of a node n1 with two uplinks, a pod that is closed for port 80 of TCP, and a host endpoint on one uplink that lets
 // nothing out by it to port 80, be it the host's own or passing.

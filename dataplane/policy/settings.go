@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math/bits"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +26,8 @@ type Settings struct {
 	AnySource bool
 	// Prefixes of the names of workloads' interfaces: one of them that belongs to no known workload is closed.
 	Prefixes []string
-	// Mark is the bit of the packet's mark that remembers an untracked or pre-DNAT Allow. The lowest bit of the mark mask.
+	// Mark is the bit of the packet's mark that remembers an untracked or pre-DNAT Allow. The highest bit of the mark mask:
+	// calico-node, which may run beside us under the same configuration, takes the lowest.
 	Mark uint32
 	// LogPrefix of Log rules, with Calico's specifiers %t %k %n %p (contract §4.10), and LogLimit, nil for none.
 	LogPrefix string
@@ -49,7 +51,7 @@ type LogLimit struct {
 
 // builtinSettings hold where no FelixConfiguration says otherwise.
 func builtinSettings() Settings {
-	return Settings{EndpointToHost: Deny, Prefixes: []string{"cali"}, Mark: 0x10000, LogPrefix: "calico-packet",
+	return Settings{EndpointToHost: Deny, Prefixes: []string{"cali"}, Mark: 0x80000000, LogPrefix: "calico-packet",
 		failsafeIn: defaultFailsafeIn, failsafeOut: defaultFailsafeOut, vxlanPort: 4789, logBurst: 5,
 		excluded: []*regexp.Regexp{regexp.MustCompile("^kube-ipvs0$")}}
 }
@@ -130,7 +132,7 @@ func (s *Settings) take(in *v3.FelixConfigurationSpec) error {
 		s.Prefixes = strings.Split(*v, ",")
 	}
 	if v := cmp.Or(in.NFTablesMarkMask, in.IptablesMarkMask); v != nil && *v != 0 {
-		s.Mark = *v & -*v
+		s.Mark = 1 << (bits.Len32(*v) - 1)
 	}
 	return errors.Join(s.takeToHost(in), s.takeDeny(in), s.takeLimit(in), s.takeExcluded(in),
 		takePorts("failsafeInboundHostPorts", in.FailsafeInboundHostPorts, &s.failsafeIn),
