@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -13,11 +14,12 @@ import (
 
 func nodeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "node", Usage: "look at the machine itself: whether its kernel has what the agent needs",
+		Name: "node", Usage: "look at the machine itself: whether its kernel has what the agent needs, and who else filters packets",
 		UsageText: "tierctl node checksystem [-o json]",
 		Description: "checksystem tries each feature of nftables that the agent's tables use, in a network namespace of its own that is gone\n" +
-			"afterwards. It needs root. Exit status 1: something that cannot be done without is missing.",
-		Flags:  []cli.Flag{outputFlag("json (one line a feature)")},
+			"afterwards. Then it says which other programs' rules it finds here that decide on packets beside the agent's: a packet passes only\n" +
+			"where all of them let it. It needs root. Exit status 1: something that cannot be done without is missing.",
+		Flags:  []cli.Flag{outputFlag("json (one line a feature, and one a program)")},
 		Action: node,
 	}
 }
@@ -34,10 +36,14 @@ func node(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("checking the kernel: %w", err)
 	}
+	others, err := nft.Enforcers()
+	if err != nil {
+		return fmt.Errorf("looking for other programs' rules: %w", err)
+	}
 	if format == "json" {
-		err = writeFeatures(c, features)
+		err = errors.Join(writeFeatures(c, features), writeEnforcers(c, others))
 	} else {
-		err = printFeatures(c, features)
+		err = errors.Join(printFeatures(c, features), printEnforcers(c, others))
 	}
 	if err != nil {
 		return err
@@ -75,6 +81,42 @@ func printFeatures(c *cli.Context, features []nft.Feature) error {
 	fmt.Fprintf(w, "Kernel %s\n\nFEATURE\tPRESENT\tSINCE KERNEL\tFOR\n", kernelVersion())
 	for _, f := range features {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, presence(f), f.Since, f.For)
+	}
+	return w.Flush()
+}
+
+// enforcerView is what node checksystem -o json says of another program.
+type enforcerView struct {
+	Program string `json:"program"`
+	Does    string `json:"does"`
+	Found   string `json:"found"`
+	Chains  int    `json:"chains"`
+	Policy  bool   `json:"policy"`
+}
+
+func writeEnforcers(c *cli.Context, all []nft.Enforcer) error {
+	encoder := json.NewEncoder(c.App.Writer)
+	encoder.SetEscapeHTML(false)
+	for _, e := range all {
+		if err := encoder.Encode(enforcerView{Program: e.Name, Does: e.What, Found: e.Found, Chains: e.Count, Policy: e.Policy}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printEnforcers(c *cli.Context, all []nft.Enforcer) error {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
+	if len(all) == 0 {
+		fmt.Fprintln(w, "\nNo other program's rules decide on packets here.")
+		return w.Flush()
+	}
+	fmt.Fprint(w, "\nOTHERS\tDO\tFOUND\n")
+	for _, e := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", e.Name, e.What, e.Where())
+	}
+	if all[0].Policy {
+		fmt.Fprintln(w, "\nTwo programs that enforce network policy are one too many: a packet passes only where both let it.")
 	}
 	return w.Flush()
 }

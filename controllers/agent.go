@@ -88,6 +88,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.lookAround()
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused, a.editions = map[v3.Ref]string{}, map[v3.Ref]edition{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
