@@ -38,7 +38,7 @@ const (
 // dataplane/README.md for the packet's way through the table.
 func (k *Compiler) whole(p *policy.Plan) *Table {
 	c := &compiler{Compiler: k, objects: newObjects(), made: newObjects(), plan: p, settings: p.Settings[p.Node],
-		any: map[string]Verdict{}, guarded: map[string]bool{}, used: map[string]bool{}}
+		any: map[string]Verdict{}, guarded: map[string]bool{}, used: map[string]bool{}, portSets: map[portList]string{}}
 	k.moving.follow(p.Sets)
 	if !maps.Equal(k.hasNets, k.moving.hasNets) || !reflect.DeepEqual(k.settings, c.settings) { // by which all rules are made
 		k.hasNets, k.settings = k.moving.hasNets, c.settings
@@ -64,6 +64,7 @@ type compiler struct {
 	used     map[string]bool    // the guards, by name
 	fresh    []*policy.Guard    // that are made anew
 	named    int                // guards whose names were asked for
+	portSets map[portList]string
 }
 
 func setName(s *Set) string     { return s.Name }

@@ -24,11 +24,14 @@ type step struct {
 	rules  func() []Rule     // for any packet
 	at     func(Elem) []Rule // for packets to one of its ports
 	weight int               // how many rules of policies a packet is compared with here
+	copies int               // and how many there are where each stands once for every port that it names
 }
 
 const (
-	mostPorts = 16 // that a rule may name to be found by its ports
-	worthMap  = 6  // a packet is compared with fewer rules in less time than a lookup takes (test/bench)
+	mostPorts  = 16     // that a rule may name to be found by its ports
+	worthMap   = 6      // a packet is compared with fewer rules in less time than a lookup takes (test/bench)
+	mostOwn    = 1024   // ports that a policy may name to be found by them in its tier: each guard has them once more
+	mostCopies = 65_536 // of a run's steps, one for each port that they name: where there would be more, each is asked in turn
 )
 
 // list is steps, and the chains that they are led to.
@@ -41,12 +44,13 @@ type list struct {
 // byPort gives the rules of a list.
 func (c *compiler) byPort(l list) (out []Rule) {
 	for n, steps := 0, l.steps; len(steps) > 0; n++ {
-		run, weight := 0, 0
+		run, weight, copies := 0, 0, 0
 		for run < len(steps) && steps[run].ports != nil {
 			weight += steps[run].weight
+			copies += steps[run].copies
 			run++
 		}
-		if weight >= c.worth {
+		if weight >= c.worth && copies <= max(mostCopies, weight) {
 			out = append(out, Rule{VMap: &VMap{KeyProtoDPort, c.portMap(l, n, steps[:run])}})
 		} else {
 			run = min(run+1, len(steps)) // with the step that ends the run
@@ -62,23 +66,19 @@ func (c *compiler) byPort(l list) (out []Rule) {
 // portMap leads packets to each port to what the steps of a run have for it.
 func (c *compiler) portMap(l list, run int, steps []step) string {
 	m := c.newMap(fmt.Sprintf("ports-%s-%d", hash(l.owner), run), TypeProtoPort)
-	naming := map[Elem][]step{}
-	for _, s := range steps {
-		for _, p := range s.ports {
-			naming[p] = append(naming[p], s)
-		}
-	}
+	naming := naming(steps)
 	for _, p := range slices.SortedFunc(maps.Keys(naming), Elem.Compare) {
 		m.Entries = append(m.Entries, Entry{p, Verdict{Jump, l.chain(p, run, naming[p])}})
 	}
 	return m.Name
 }
 
-// naming are the steps that name a port.
-func naming(steps []step, port Elem) (out []step) {
+// naming are the steps that name each port.
+func naming(steps []step) map[Elem][]step {
+	out := map[Elem][]step{}
 	for _, s := range steps {
-		if slices.Contains(s.ports, port) {
-			out = append(out, s)
+		for _, p := range s.ports {
+			out[p] = append(out[p], s)
 		}
 	}
 	return out
@@ -99,17 +99,22 @@ func portsOf(r *policy.Rule) (out []Elem) {
 	return out
 }
 
-// portsOfAll rules; nil when one of them may match packets to other ports.
-func portsOfAll(rules []policy.Rule) (out []Elem) {
+// portsOfAll rules, and how many it is with those that several name; nil when one of them may match packets to other ports, or all
+// together name too many.
+func portsOfAll(rules []policy.Rule) (out []Elem, copies int) {
 	for i := range rules {
 		ports := portsOf(&rules[i])
 		if ports == nil {
-			return nil
+			return nil, 0
 		}
 		out = append(out, ports...)
 	}
+	copies = len(out)
 	slices.SortFunc(out, Elem.Compare)
-	return slices.Compact(out)
+	if out = slices.Compact(out); len(out) > mostOwn {
+		return nil, 0
+	}
+	return out, copies
 }
 
 // policySteps are a tier's policies. One that has something for a port is jumped to; of several there is a chain, for all who have the
@@ -133,14 +138,21 @@ func (c *compiler) policySteps(owner string, steps []step) list {
 // not concerned by a change of the policy's rules.
 func (c *compiler) policyStep(p *policy.Policy, d policy.Direction, m mode) step {
 	jump := func(chain string) []Rule { return []Rule{{Verdict: Verdict{Jump, chain}}} }
+	var own list
+	var named map[Elem][]step
+	ports, copies := portsOfAll(p.Rules(d))
 	return step{
-		ports: portsOfAll(p.Rules(d)),
+		ports: ports,
 		rules: func() []Rule { return jump(c.policyChain(p, d, m)) },
 		at: func(port Elem) []Rule {
-			l := c.ruleSteps(p, d, m)
-			return jump(l.chain(port, 0, naming(l.steps, port)))
+			if named == nil {
+				own = c.ruleSteps(p, d, m)
+				named = naming(own.steps)
+			}
+			return jump(own.chain(port, 0, named[port]))
 		},
 		weight: len(p.Rules(d)),
+		copies: copies,
 	}
 }
 
@@ -149,7 +161,8 @@ func (c *compiler) ruleSteps(p *policy.Policy, d policy.Direction, m mode) list 
 	l := list{owner: fmt.Sprintf("%s/%s%s", policyName(p), d, m.suffix)}
 	for i := range p.Rules(d) {
 		rules := func() []Rule { return c.rule(p, i, d, m) }
-		l.steps = append(l.steps, step{ports: portsOf(&p.Rules(d)[i]), rules: rules, weight: 1})
+		ports := portsOf(&p.Rules(d)[i])
+		l.steps = append(l.steps, step{ports: ports, rules: rules, weight: 1, copies: len(ports)})
 	}
 	l.chain = func(port Elem, run int, steps []step) string {
 		name := fmt.Sprintf("%s/%s/%s-%d%s", policyName(p), d, numberOr(protoWords, uint32(port.Proto)), port.Port, m.suffix)

@@ -181,12 +181,27 @@ func apart(r *policy.Rule, any [][]Match) [][]Match {
 	return out
 }
 
+// portMatch of a list. Many rules may share one, those for each peer of a rule: it is made once.
 func (c *compiler) portMatch(key Key, ports []policy.PortRange, not bool) Match {
+	at := portList{&ports[0], len(ports)}
+	if name, ok := c.portSets[at]; ok && c.sets[name] != nil {
+		return Match{Key: key, Not: not, Set: name}
+	}
 	elems := make([]Elem, len(ports))
 	for i, p := range ports {
 		elems[i] = Elem{Port: p.Min, PortTo: p.Max}
 	}
-	return c.match(key, TypePort, "ports", elems, not)
+	m := c.match(key, TypePort, "ports", elems, not)
+	if m.Set != "" {
+		c.portSets[at] = m.Set
+	}
+	return m
+}
+
+// portList is where a list is.
+type portList struct {
+	at *policy.PortRange
+	n  int
 }
 
 // match compares with the one element, or with a set named by its content.
