@@ -78,10 +78,13 @@ func (n *node) matches(l Labels) bool {
 		return true
 	case opNot:
 		return !n.kids[0].matches(l)
-	case opAnd:
-		return !slices.ContainsFunc(n.kids, func(k node) bool { return !k.matches(l) })
-	case opOr:
-		return slices.ContainsFunc(n.kids, func(k node) bool { return k.matches(l) })
+	case opAnd, opOr:
+		for i := range n.kids {
+			if n.kids[i].matches(l) == (n.op == opOr) {
+				return n.op == opOr
+			}
+		}
+		return n.op == opAnd
 	}
 	have, ok := l.Get(n.label)
 	switch n.op {
@@ -265,4 +268,29 @@ func (n *node) requires() (out []Equality) {
 		}
 	}
 	return out
+}
+
+// RequiredLabels are labels that whatever the selector matches has, for what it joins by &&. There may be none.
+func (s *Selector) RequiredLabels() []string { return s.root.requiredLabels() }
+
+func (n *node) requiredLabels() (out []string) {
+	switch n.op {
+	case opHas, opEq, opIn, opContains, opStartsWith, opEndsWith:
+		return []string{n.label}
+	case opAnd:
+		for i := range n.kids {
+			out = append(out, n.kids[i].requiredLabels()...)
+		}
+	}
+	return out
+}
+
+// Clauses is how many questions about labels it asks: what it costs to match.
+func (s *Selector) Clauses() int { return s.root.clauses() }
+
+func (n *node) clauses() (sum int) {
+	for i := range n.kids {
+		sum += n.kids[i].clauses()
+	}
+	return max(sum, 1)
 }

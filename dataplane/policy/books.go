@@ -106,7 +106,7 @@ func bookOf(ref v3.Ref, s spec) (*book, error) {
 	if b.egress {
 		b.policy.Egress, errs[2] = c.rules("spec.egress", s.egress, Egress)
 	}
-	return b, errors.Join(errs[:]...)
+	return b, errors.Join(append(errs[:], b.bounded())...)
 }
 
 // types infers what the user left out (contract §1.4), as admission does: a stored object may lack it.

@@ -1,124 +1,174 @@
 package policy
 
 import (
+	"iter"
+	"maps"
 	"slices"
 
 	"github.com/tierwall/tierwall/apis/selector"
 )
 
-// byLabel finds the members that may be selected without a look at all of them: those with a label's value. A label is indexed
-// when a selector first requires it.
-type byLabel map[string]map[string]map[*member]struct{}
+// byLabel finds the members that may be selected without a look at all of them: those with a label, and with its value. A label is
+// indexed when a selector first requires it.
+type byLabel map[string]*labelled
 
-// candidates are the members among which are all that a selector matches: the smallest group that it requires, or nil, false
-// when it requires nothing.
-func (b *builder) candidates(s *selector.Selector) (least map[*member]struct{}, ok bool) {
+// labelled are the members that have a label, by its value.
+type labelled struct {
+	by map[string]map[*member]struct{}
+	n  int
+}
+
+// all of them.
+func (l *labelled) all(yield func(*member) bool) {
+	for _, group := range l.by {
+		for m := range group {
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// candidates are the members among which are all that a selector matches: the smallest group that it requires, or nil, 0 when it
+// requires nothing.
+func (b *builder) candidates(s *selector.Selector) (least iter.Seq[*member], n int) {
 	if s == nil {
-		return nil, false
+		return nil, 0
 	}
 	for _, e := range s.Requires() {
-		group := b.byLabel.of(e.Label, b)[e.Value]
-		if !ok || len(group) < len(least) {
-			least, ok = group, true
+		if group := b.byLabel[e.Label].by[e.Value]; least == nil || len(group) < n {
+			least, n = maps.Keys(group), len(group)
 		}
 	}
-	return least, ok
-}
-
-// of is the members by a label's value.
-func (y byLabel) of(label string, b *builder) map[string]map[*member]struct{} {
-	if y[label] == nil {
-		y[label] = map[string]map[*member]struct{}{}
-		for _, m := range b.index.members {
-			y.put(label, m, b)
+	for _, label := range s.RequiredLabels() {
+		if l := b.byLabel[label]; least == nil || l.n < n {
+			least, n = l.all, l.n
 		}
 	}
-	return y[label]
+	return least, n
 }
 
-func (y byLabel) put(label string, m *member, b *builder) {
-	value, ok := b.labels(m).Get(label)
-	if !ok {
+// begin indexes labels that were not, with one look at each member.
+func (y byLabel) begin(labels map[string]bool, b *builder) {
+	for label := range labels {
+		if y[label] != nil {
+			delete(labels, label)
+			continue
+		}
+		y[label] = &labelled{by: map[string]map[*member]struct{}{}}
+	}
+	if len(labels) == 0 {
 		return
 	}
-	if y[label][value] == nil {
-		y[label][value] = map[*member]struct{}{}
+	for _, m := range b.index.members {
+		b.labels(m).each(func(label, value string) {
+			if labels[label] {
+				y[label].put(value, m)
+			}
+		})
 	}
-	y[label][value][m] = struct{}{}
+}
+
+func (l *labelled) put(value string, m *member) {
+	if l.by[value] == nil {
+		l.by[value] = map[*member]struct{}{}
+	}
+	l.by[value][m] = struct{}{}
+	l.n++
+}
+
+func (l *labelled) remove(value string, m *member) {
+	if _, there := l.by[value][m]; !there {
+		return
+	}
+	l.n--
+	if delete(l.by[value], m); len(l.by[value]) == 0 {
+		delete(l.by, value)
+	}
 }
 
 // follow puts one member in place of another.
 func (y byLabel) follow(was, now *member, b *builder) {
-	for label, values := range y {
-		if was != nil {
-			value, _ := b.labelsThen(was).Get(label)
-			delete(values[value], was)
-			if len(values[value]) == 0 {
-				delete(values, value)
+	if was != nil {
+		b.labelsThen(was).each(func(label, value string) {
+			if l := y[label]; l != nil {
+				l.remove(value, was)
 			}
-		}
-		if now != nil {
-			y.put(label, now, b)
-		}
+		})
+	}
+	if now != nil {
+		b.labels(now).each(func(label, value string) {
+			if l := y[label]; l != nil {
+				l.put(value, now)
+			}
+		})
 	}
 }
 
 // labelsThen are the labels that a member had when it was last looked at.
 func (b *builder) labelsThen(m *member) labels { return labels{m.labels, m.inherits} }
 
-// wanting are the live sets by one of the equalities that they require, so that a member is shown only to those that may want it.
+// wanting are the live sets by one of the equalities that they require, or else by a label, so that a member is shown only to those
+// that may want it.
 type wanting struct {
 	by     map[string]map[string]map[*liveSet]struct{}
+	having map[string]map[*liveSet]struct{}
 	others map[*liveSet]struct{} // which require none
 }
 
 func newWanting() wanting {
-	return wanting{map[string]map[string]map[*liveSet]struct{}{}, map[*liveSet]struct{}{}}
+	return wanting{map[string]map[string]map[*liveSet]struct{}{}, map[string]map[*liveSet]struct{}{}, map[*liveSet]struct{}{}}
 }
 
-func (w *wanting) add(l *liveSet) {
-	e, ok := narrowest(l.spec.sel)
-	if !ok {
-		w.others[l] = struct{}{}
-		return
-	}
-	if w.by[e.Label] == nil {
-		w.by[e.Label] = map[string]map[*liveSet]struct{}{}
-	}
-	if w.by[e.Label][e.Value] == nil {
-		w.by[e.Label][e.Value] = map[*liveSet]struct{}{}
-	}
-	w.by[e.Label][e.Value][l] = struct{}{}
-}
-
-func (w *wanting) remove(l *liveSet) {
+// group in which a set is.
+func (w *wanting) group(l *liveSet) map[*liveSet]struct{} {
 	if e, ok := narrowest(l.spec.sel); ok {
-		delete(w.by[e.Label][e.Value], l)
-	} else {
-		delete(w.others, l)
+		if w.by[e.Label] == nil {
+			w.by[e.Label] = map[string]map[*liveSet]struct{}{}
+		}
+		return groupOf(w.by[e.Label], e.Value)
 	}
+	if l.spec.sel != nil {
+		if labels := l.spec.sel.RequiredLabels(); len(labels) > 0 {
+			return groupOf(w.having, slices.MinFunc(labels, func(a, b string) int { return width[a] - width[b] }))
+		}
+	}
+	return w.others
 }
+
+func groupOf(in map[string]map[*liveSet]struct{}, key string) map[*liveSet]struct{} {
+	if in[key] == nil {
+		in[key] = map[*liveSet]struct{}{}
+	}
+	return in[key]
+}
+
+func (w *wanting) add(l *liveSet)    { w.group(l)[l] = struct{}{} }
+func (w *wanting) remove(l *liveSet) { delete(w.group(l), l) }
 
 // each shows the sets that may want what has these labels.
 func (w *wanting) each(l labels, yield func(*liveSet)) {
 	for set := range w.others {
 		yield(set)
 	}
-	for label, values := range w.by {
-		if value, ok := l.Get(label); ok {
-			for set := range values[value] {
-				yield(set)
-			}
+	l.each(func(label, value string) {
+		for set := range w.by[label][value] {
+			yield(set)
 		}
-	}
+		for set := range w.having[label] {
+			yield(set)
+		}
+	})
 }
 
-// narrowest is the equality by which a selector is found. A namespace has many members, and every pod the same orchestrator.
+// width of a label: a namespace has many members, and every pod the same orchestrator.
+var width = map[string]int{labelNamespace: 1, labelOrchestrator: 2}
+
+// narrowest is the equality by which a selector is found.
 func narrowest(s *selector.Selector) (e selector.Equality, ok bool) {
 	if s == nil {
 		return e, false
 	}
-	width := map[string]int{labelNamespace: 1, labelOrchestrator: 2}
 	for _, r := range s.Requires() {
 		if !ok || width[r.Label] < width[e.Label] {
 			e, ok = r, true
@@ -155,11 +205,7 @@ func subjectsOf(books []*book) subjects {
 // among are the policies that may select what has these labels, in the order of the list.
 func (s *subjects) among(l labels) []int {
 	out := slices.Clone(s.others)
-	for label, values := range s.by {
-		if value, ok := l.Get(label); ok {
-			out = append(out, values[value]...)
-		}
-	}
+	l.each(func(label, value string) { out = append(out, s.by[label][value]...) })
 	slices.Sort(out)
 	return out
 }

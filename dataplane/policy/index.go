@@ -233,7 +233,7 @@ func (x *Index) again(ref v3.Ref, m *member) {
 		return
 	}
 	same := *m
-	same.in, same.found, same.inherits = nil, false, nil
+	same.in, same.found, same.inherits, same.like = nil, false, nil, nil
 	x.members[ref], x.changed[ref] = &same, m
 	x.keep(ref)
 }

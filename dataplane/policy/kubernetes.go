@@ -45,7 +45,7 @@ func kubernetesBook(ref v3.Ref, o *networkingv1.NetworkPolicy) (*book, error) {
 		b.policy.Egress = append(b.policy.Egress, rules...)
 		errs = append(errs, within(fmt.Sprintf("spec.egress[%d]", i), err))
 	}
-	return b, errors.Join(errs...)
+	return b, some(append(errs, b.bounded()))
 }
 
 func within(field string, err error) error {
@@ -76,9 +76,10 @@ func (k *kubernetes) rules(index int, peers []networkingv1.NetworkPolicyPeer, po
 	}
 	var out []Rule
 	for _, s := range services {
+		named := k.named(s.names, s.proto, nil)
 		for i := range peers {
 			r := Rule{Action: Allow, Index: index, Families: AnyFamily, Proto: s.proto}
-			r.Dst.Ports, r.Dst.PortSets = s.ranges, k.named(s.names, s.proto, nil)
+			r.Dst.Ports, r.Dst.PortSets = s.ranges, named
 			far := &r.Src
 			if d == Egress {
 				far = &r.Dst
@@ -92,7 +93,7 @@ func (k *kubernetes) rules(index int, peers []networkingv1.NetworkPolicyPeer, po
 			}
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, some(errs)
 }
 
 var farField = [...]string{Ingress: "from", Egress: "to"}
@@ -130,7 +131,7 @@ func (k *kubernetes) services(ports []networkingv1.NetworkPolicyPort) ([]portLis
 		out = append(out, *l)
 	}
 	slices.SortFunc(out, func(a, b portList) int { return int(a.proto) - int(b.proto) })
-	return out, errors.Join(errs...)
+	return out, some(errs)
 }
 
 func (k *kubernetes) port(by map[uint8]*portList, p *networkingv1.NetworkPolicyPort) error {

@@ -15,11 +15,13 @@ type liveSet struct {
 	addrs  counted[netip.Addr]
 	ports  counted[AddrPort]
 	nets   map[netip.Prefix]int
-	net    []netip.Prefix // merged
+	net    []netip.Prefix // merged, unless apart
+	apart  bool           // some have come or gone since
 
-	by    *builder // of a set of Nodes: when it was made
-	slice int      // of a service's: after how many changes of slices
-	value *Set     // of now, or nil when that has to be made anew
+	by     *builder // of a set of Nodes: when it was made
+	slice  int      // of a service's: after how many changes of slices
+	excess int      // of a service's: ports, if there are too many
+	value  *Set     // of now, or nil when that has to be made anew
 }
 
 // counted is elements that several members may give.
@@ -31,26 +33,44 @@ type counted[T interface {
 	again map[T]int // how often more than once
 }
 
-func (c *counted[T]) add(x T) {
-	if !c.elems.Has(x) {
-		c.elems = c.elems.with(x)
-		return
+// add what a member gives, and remove it: all at once, for a network set may have thousands.
+func (c *counted[T]) add(all []T) {
+	var come []T
+	for _, x := range sorted(all) {
+		if !c.elems.Has(x) && (len(come) == 0 || come[len(come)-1] != x) {
+			come = append(come, x)
+			continue
+		}
+		if c.again == nil {
+			c.again = map[T]int{}
+		}
+		c.again[x]++
 	}
-	if c.again == nil {
-		c.again = map[T]int{}
-	}
-	c.again[x]++
+	c.elems = c.elems.Changed(nil, come)
 }
 
-func (c *counted[T]) remove(x T) {
-	switch n := c.again[x]; {
-	case n > 1:
-		c.again[x]--
-	case n == 1:
-		delete(c.again, x)
-	default:
-		c.elems = c.elems.without(x)
+func (c *counted[T]) remove(all []T) {
+	var gone []T
+	for _, x := range sorted(all) {
+		switch n := c.again[x]; {
+		case n > 1:
+			c.again[x]--
+		case n == 1:
+			delete(c.again, x)
+		default:
+			gone = append(gone, x)
+		}
 	}
+	c.elems = c.elems.Changed(gone, nil)
+}
+
+func sorted[T interface{ Compare(T) int }](in []T) []T {
+	if slices.IsSortedFunc(in, T.Compare) {
+		return in
+	}
+	in = slices.Clone(in)
+	slices.SortFunc(in, T.Compare)
+	return in
 }
 
 // fill is add for many at once, into an empty one.
@@ -77,7 +97,7 @@ func (s *setSpec) share(m *member) (g share) {
 		return share{addrs: m.addrs, nets: m.nets}
 	}
 	for _, p := range m.ports {
-		if !slices.Contains(s.names, p.name) || s.proto != 0 && p.proto != s.proto {
+		if _, named := slices.BinarySearch(s.names, p.name); !named || s.proto != 0 && p.proto != s.proto {
 			continue
 		}
 		for _, a := range m.addrs {
@@ -90,47 +110,39 @@ func (s *setSpec) share(m *member) (g share) {
 func (l *liveSet) add(m *member) {
 	l.value = nil
 	g := l.spec.share(m)
-	for _, a := range g.addrs {
-		l.addrs.add(a)
-	}
-	for _, p := range g.ports {
-		l.ports.add(p)
-	}
+	l.addrs.add(g.addrs)
+	l.ports.add(g.ports)
 	for _, n := range g.nets {
 		l.nets[n]++
 	}
-	l.merge(len(g.nets))
+	l.apart = l.apart || len(g.nets) > 0
 }
 
 func (l *liveSet) remove(m *member) {
 	l.value = nil
 	g := l.spec.share(m)
-	for _, a := range g.addrs {
-		l.addrs.remove(a)
-	}
-	for _, p := range g.ports {
-		l.ports.remove(p)
-	}
+	l.addrs.remove(g.addrs)
+	l.ports.remove(g.ports)
 	for _, n := range g.nets {
 		if l.nets[n]--; l.nets[n] == 0 {
 			delete(l.nets, n)
 		}
 	}
-	l.merge(len(g.nets))
+	l.apart = l.apart || len(g.nets) > 0
 }
 
-// merge the networks anew, if any has come or gone: whoever has many changes rarely.
-func (l *liveSet) merge(changed int) {
-	if changed == 0 {
+// merge the networks anew, if any has come or gone: whoever has many changes rarely, and all that has changed at once counts once.
+func (l *liveSet) merge() {
+	if !l.apart {
 		return
 	}
-	l.net = nil
+	l.net, l.apart = nil, false
 	if len(l.nets) > 0 {
-		l.net = mergeNets(sortedNets(l.nets))
+		l.net = mergeNets(netsOf(l.nets))
 	}
 }
 
-func sortedNets(in map[netip.Prefix]int) []netip.Prefix {
+func netsOf(in map[netip.Prefix]int) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(in))
 	for n := range in {
 		out = append(out, n)
@@ -154,11 +166,12 @@ func (l *liveSet) fill(members iter.Seq[*member], selected func(*member) bool) {
 	}
 	l.addrs.fill(all.addrs)
 	l.ports.fill(all.ports)
-	l.merge(len(l.nets))
+	l.apart = len(l.nets) > 0
 }
 
 // set is the value of now.
 func (l *liveSet) set() *Set {
+	l.merge()
 	return &Set{ID: l.spec.id, About: l.spec.about, OfPorts: l.spec.ports || len(l.spec.names) > 0, Staged: l.staged,
 		Addrs: l.addrs.elems, Ports: l.ports.elems, Nets: l.net}
 }

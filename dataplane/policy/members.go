@@ -46,6 +46,7 @@ type member struct {
 	in       []*liveSet  // the sets of the last plan in which it is
 	found    bool        // what it inherits
 	inherits []map[string]string
+	like     *likeness // its labels and what it inherits, once somebody has asked
 }
 
 type namedPort struct {
@@ -61,11 +62,16 @@ type nodeFacts struct {
 	addrs  []netip.Addr
 }
 
-// service is what one EndpointSlice adds to a service.
+// service is what one EndpointSlice adds to a service: each of its ports at each of its addresses.
 type service struct {
 	namespace, name string
-	ports           []AddrPort
+	ports           []protoPort
 	addrs           []netip.Addr
+}
+
+type protoPort struct {
+	proto uint8
+	port  uint16
 }
 
 // pod gives the endpoint of a pod, or nil while it has none: not scheduled, without address, or finished
@@ -82,6 +88,10 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 		if !strings.HasPrefix(k, namespacePrefix) && !strings.HasPrefix(k, serviceAccountPfx) {
 			m.labels[k] = v
 		}
+	}
+	if n := len(addrs); n > MaxAddrs {
+		m.addrs, m.closed = addrs[:MaxAddrs], true
+		err = errors.Join(err, fmt.Errorf("addresses: %d are more than %d: the endpoint is cut off", n, MaxAddrs))
 	}
 	if text := o.Annotations[annotationSources]; text != "" {
 		err = errors.Join(err, m.spoofing("metadata.annotations["+annotationSources+"]", listed(text)))
@@ -100,7 +110,7 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 			}
 		}
 	}
-	return m, err
+	return m, errors.Join(err, m.bounded())
 }
 
 // finished pods have no address any more, though their status may still name it: it may be another's by now.
@@ -179,7 +189,7 @@ func workload(ref v3.Ref, o *v3.WorkloadEndpoint) (*member, error) {
 		}
 		m.ports = append(m.ports, namedPort{p.Name, proto, uint16(p.Port)})
 	}
-	return m, errors.Join(errs...)
+	return m, errors.Join(append(errs, m.bounded())...)
 }
 
 func hostEndpoint(ref v3.Ref, o *v3.HostEndpoint) (*member, error) {
@@ -195,7 +205,7 @@ func hostEndpoint(ref v3.Ref, o *v3.HostEndpoint) (*member, error) {
 		}
 		m.ports = append(m.ports, namedPort{p.Name, proto, uint16(p.Port)})
 	}
-	return m, errors.Join(errs...)
+	return m, errors.Join(append(errs, m.bounded())...)
 }
 
 // networkSet keeps what of the nets it can read: a set only ever loses the entry that makes no sense.
@@ -225,7 +235,7 @@ func networkSet(ref v3.Ref, labels map[string]string, nets []string) (*member, e
 				"they are enforced, and each change of them takes a node's kernel many seconds", len(m.nets), MaxNets)))
 		}
 	}
-	return m, errors.Join(errs...)
+	return m, some(errs)
 }
 
 // MaxNets is how many networks one set may have before its author is warned. The kernel works through all of a set's networks whenever
@@ -239,29 +249,31 @@ func (x *Index) setSlice(ref v3.Ref, o *discoveryv1.EndpointSlice) error {
 		return nil
 	}
 	var errs []error
+	for _, p := range o.Ports {
+		if p.Port == nil {
+			continue
+		}
+		proto, err := uint8(ProtoTCP), error(nil)
+		if p.Protocol != nil {
+			proto, err = protoOf(*p.Protocol)
+		}
+		errs = append(errs, err)
+		if err == nil && *p.Port >= 1 && *p.Port <= 65535 {
+			s.ports = append(s.ports, protoPort{proto, uint16(*p.Port)})
+		}
+	}
 	for _, e := range o.Endpoints {
 		addrs, err := parseAddrs("endpoints", e.Addresses)
 		errs = append(errs, err)
 		s.addrs = append(s.addrs, addrs...)
-		for _, p := range o.Ports {
-			if p.Port == nil {
-				continue
-			}
-			proto, err := uint8(ProtoTCP), error(nil)
-			if p.Protocol != nil {
-				proto, err = protoOf(*p.Protocol)
-			}
-			errs = append(errs, err)
-			if err != nil || *p.Port < 1 || *p.Port > 65535 {
-				continue
-			}
-			for _, a := range addrs {
-				s.ports = append(s.ports, AddrPort{a, proto, uint16(*p.Port)})
-			}
-		}
+	}
+	if n := len(s.ports) * len(s.addrs); n > MaxPorts {
+		s.ports = nil
+		errs = append(errs, fmt.Errorf("ports: %d ports at each of %d addresses are more than %d together: rules for this service's ports do not match them",
+			n/len(s.addrs), len(s.addrs), MaxPorts))
 	}
 	x.services[ref] = s
-	return errors.Join(errs...)
+	return some(errs)
 }
 
 func protoOf(p corev1.Protocol) (uint8, error) {
@@ -282,7 +294,7 @@ func parseAddrs(what string, texts []string) (addrs []netip.Addr, err error) {
 		addrs = append(addrs, a)
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	return slices.Compact(addrs), errors.Join(errs...)
+	return slices.Compact(addrs), some(errs)
 }
 
 // parseAddr reads one address, perhaps with the full prefix length behind it.

@@ -2,11 +2,13 @@ package policy
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"iter"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tierwall/tierwall/apis/selector"
@@ -32,6 +34,21 @@ func (l labels) Get(key string) (string, bool) {
 	return "", false
 }
 
+// each label that counts.
+func (l labels) each(yield func(label, value string)) {
+	for k, v := range l.own {
+		yield(k, v)
+	}
+	for i, m := range l.inherited {
+		before := labels{l.own, l.inherited[:i]}
+		for k, v := range m {
+			if _, said := before.Get(k); !said {
+				yield(k, v)
+			}
+		}
+	}
+}
+
 // labels of a member, found once: when a profile changes its heirs become other members.
 func (b *builder) labels(m *member) labels {
 	if m.found {
@@ -42,7 +59,7 @@ func (b *builder) labels(m *member) labels {
 			m.inherits = append(m.inherits, p.labels)
 		}
 	}
-	m.found = true
+	m.found, m.like = true, nil
 	return labels{m.labels, m.inherits}
 }
 
@@ -61,16 +78,20 @@ func (b *builder) sets() {
 	b.plan = &next
 }
 
-// crowded notes the network sets that are in a set together with more networks than one should have.
+// crowded notes the network sets that are in a set together with more networks than one should have, and services that have too much.
 func (b *builder) crowded() (out []Note) {
 	for _, l := range b.ordered {
+		if l.excess > 0 {
+			out = append(out, Note{l.spec.service, fmt.Sprintf("has %d ports, counted at each of its addresses, more than %d: no rule for its ports matches them",
+				l.excess, MaxServicePorts)})
+		}
 		if len(l.net) <= MaxNets {
 			continue
 		}
 		for ref, m := range b.index.members {
 			if len(m.nets) > 0 && slices.Contains(m.in, l) {
 				out = append(out, Note{ref, fmt.Sprintf("is one of %s, which have %d networks, more than %d: a change of one takes the kernel many seconds",
-					l.spec.about, len(l.net), MaxNets)})
+					brief(l.spec.about), len(l.net), MaxNets)})
 			}
 		}
 	}
@@ -80,6 +101,7 @@ func (b *builder) crowded() (out []Note) {
 
 // order the sets that rules name, and begin those that the last rules did not.
 func (b *builder) order() {
+	b.byLabel.begin(b.requiredLabels(), b)
 	live := make(map[string]*liveSet, len(b.specs))
 	b.ordered = make([]*liveSet, 0, len(b.specs))
 	for _, id := range sortedKeys(b.specs) {
@@ -92,6 +114,19 @@ func (b *builder) order() {
 	}
 	b.keepUnused(live)
 	b.live = live
+}
+
+// requiredLabels are those by which the members of sets that begin are looked for.
+func (b *builder) requiredLabels() map[string]bool {
+	labels := map[string]bool{}
+	for id, spec := range b.specs {
+		if b.live[id] == nil && spec.ofMembers() && spec.sel != nil {
+			for _, label := range spec.sel.RequiredLabels() {
+				labels[label] = true
+			}
+		}
+	}
+	return labels
 }
 
 // unused is how many sets that no rule names any more are kept up to date all the same, beside as many as are named: to begin a
@@ -154,7 +189,8 @@ func (s *setSpec) selects(l labels) bool { return s.sel == nil || s.sel.Matches(
 func (b *builder) begin(spec setSpec) *liveSet {
 	l := &liveSet{spec: spec, nets: map[netip.Prefix]int{}}
 	if spec.ofMembers() {
-		l.fill(b.among(spec.sel), func(m *member) bool { return !b.closed(m) && spec.selects(b.labels(m)) })
+		selects := b.alike(&spec)
+		l.fill(b.among(spec.sel), func(m *member) bool { return !b.closed(m) && selects(m) })
 		b.wanting.add(l)
 	}
 	return l
@@ -162,10 +198,51 @@ func (b *builder) begin(spec setSpec) *liveSet {
 
 // among are the members that may be selected.
 func (b *builder) among(s *selector.Selector) iter.Seq[*member] {
-	if few, ok := b.candidates(s); ok {
-		return maps.Keys(few)
+	if few, _ := b.candidates(s); few != nil {
+		return few
 	}
 	return maps.Values(b.index.members)
+}
+
+// longSelector is one of so many clauses that it takes less time to tell whether a member is like one that was asked before.
+const longSelector = 4
+
+// alike is whether the spec selects a member. A long selector is asked once for all members that have the same labels, as those of a
+// Deployment have.
+func (b *builder) alike(spec *setSpec) func(*member) bool {
+	if spec.sel == nil || spec.sel.Clauses() <= longSelector {
+		return func(m *member) bool { return spec.selects(b.labels(m)) }
+	}
+	known := map[likeness]bool{}
+	return func(m *member) bool {
+		like := b.likeness(m)
+		selected, ok := known[like]
+		if !ok {
+			selected = spec.selects(b.labels(m))
+			known[like] = selected
+		}
+		return selected
+	}
+}
+
+// likeness of members that have the same labels: a hash that nobody can make equal for others.
+type likeness [sha256.Size224]byte
+
+func (b *builder) likeness(m *member) likeness {
+	l := b.labels(m) // which forgets it when it finds them
+	if m.like != nil {
+		return *m.like
+	}
+	var text []string
+	l.each(func(label, value string) { text = append(text, strconv.Itoa(len(label))+":"+label+value) })
+	slices.Sort(text)
+	sum := sha256.New224()
+	for _, t := range text {
+		fmt.Fprintf(sum, "%d:%s", len(t), t)
+	}
+	m.like = &likeness{}
+	sum.Sum(m.like[:0])
+	return *m.like
 }
 
 func (b *builder) set(l *liveSet) *Set {
@@ -178,23 +255,42 @@ func (b *builder) set(l *liveSet) *Set {
 	case l.spec.nodes != nil:
 		b.nodeMembers(l.spec, l.value)
 	default:
-		b.serviceMembers(l.spec, l.value)
+		b.serviceMembers(l)
 	}
 	return l.value
 }
 
-func (b *builder) serviceMembers(spec setSpec, set *Set) {
+func (b *builder) serviceMembers(l *liveSet) {
 	var g share
+	l.excess = 0
+	n := 0
 	for _, s := range b.index.services {
-		if s.namespace == spec.service.Namespace && s.name == spec.service.Name {
-			g.ports, g.addrs = append(g.ports, s.ports...), append(g.addrs, s.addrs...)
+		if s.namespace != l.spec.service.Namespace || s.name != l.spec.service.Name {
+			continue
+		}
+		if n += len(s.addrs) * len(s.ports); l.spec.ports && n <= MaxServicePorts {
+			g.ports = append(g.ports, s.addrPorts()...)
+		}
+		g.addrs = append(g.addrs, s.addrs...)
+	}
+	switch {
+	case !l.spec.ports:
+		l.value.Addrs = SortedOf(unique(g.addrs)...)
+	case n > MaxServicePorts:
+		l.excess = n
+	default:
+		l.value.Ports = SortedOf(unique(g.ports)...)
+	}
+}
+
+// addrPorts are each port at each address.
+func (s *service) addrPorts() (out []AddrPort) {
+	for _, a := range s.addrs {
+		for _, p := range s.ports {
+			out = append(out, AddrPort{a, p.proto, p.port})
 		}
 	}
-	if spec.ports {
-		set.Ports = SortedOf(unique(g.ports)...)
-	} else {
-		set.Addrs = SortedOf(unique(g.addrs)...)
-	}
+	return out
 }
 
 func (b *builder) nodeMembers(spec setSpec, set *Set) {
