@@ -62,7 +62,9 @@ func checkPages(file *os.File, raw *bbolt.Tx) error {
 	}
 	for _, head := range [][]byte{p.text[:p.size], p.text[p.size : 2*p.size]} {
 		if u64(head[headTx:]) == uint64(raw.ID()) {
-			p.end = u64(head[headEnd:])
+			if p.end = u64(head[headEnd:]); p.end > uint64(len(p.text))/p.size {
+				return fmt.Errorf("%w: it says that it ends with page %d", ErrCorrupt, p.end)
+			}
 			return p.tree(u64(head[headRoot:]), nil, nil, true)
 		}
 	}
