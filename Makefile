@@ -34,7 +34,12 @@ fuzz: go ## Look for a while for input that breaks a reader, and for a packet on
 	go test -fuzz FuzzParse -fuzztime 30s ./apis/selector
 	go test -fuzz FuzzAdmit -fuzztime 30s ./config/crd
 	go test -fuzz FuzzRead -fuzztime 30s ./controllers/store
+	go test -fuzz FuzzBolt -fuzztime 30s ./controllers/store
 	go test -fuzz FuzzDecodeConnection -fuzztime 30s ./dataplane/nft
+	go test -fuzz FuzzDecodeTable -fuzztime 30s ./dataplane/nft
+	go test -fuzz FuzzTold -fuzztime 15s ./dataplane/nft
+	go test -fuzz FuzzIndex -fuzztime 60s ./dataplane/ruleset
+	go test -fuzz FuzzSettings -fuzztime 30s ./apis/v3
 	go test ./dataplane/ruleset -timeout 60m -run TestTwoMinds -rapid.checks=$(or $(CHECKS),20000)
 
 random: go ## The properties on many more random clusters and packets (CHECKS=5000 CLUSTERS=100 PACKETS=500000)
@@ -44,7 +49,7 @@ random: go ## The properties on many more random clusters and packets (CHECKS=50
 
 bench: go nft ## Measure; every figure is a ratio to another of the same run (figures as JSON in bin)
 	mkdir -p bin
-	for what in load change memory packets; do go run ./test/bench $$what -json bin/bench-$$what.json || exit 1; done
+	for what in load change memory packets hostile; do go run ./test/bench $$what -json bin/bench-$$what.json || exit 1; done
 	go test -run '^$$' -bench . -benchmem ./dataplane/... ./cli
 
 bench-short: go nft ## The same in a few minutes, with fewer sizes
@@ -66,7 +71,14 @@ bin/helm: Makefile
 verify: go ## Fail when generated files, formatting or go.mod are not as they should be
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go mod verify && go mod tidy -diff
+	go -C tools vet ./... && go -C tools test ./... && go -C tools mod tidy -diff
 	$(MAKE) generate && git diff --exit-code -- apis config
+
+vuln: go ## Ask govulncheck for known vulnerabilities; says so, and is no error, where their database cannot be reached
+	go -C tools run ./vuln
+
+sbom: build ## Write bin/tierctl.cdx.json, what bin/tierctl is made of and under which licences (CycloneDX)
+	go -C tools run ./sbom -of ../bin/tierctl -json ../bin/tierctl.cdx.json
 
 lint: ## Run golangci-lint with .golangci.yml, where it is installed
 	golangci-lint run
@@ -88,4 +100,4 @@ nft:
 	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
-.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint image clean go nft
+.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft

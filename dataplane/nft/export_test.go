@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nltest"
 
 	"github.com/tierwall/tierwall/dataplane/ruleset"
 )
@@ -88,3 +90,32 @@ func Probe(t *ruleset.Table) error {
 
 // Fault makes f fail the Conn's calls to the kernel, before they are made.
 func (c *Conn) Fault(f func(call string) error) { c.fault = f }
+
+// Written is the table as we would send it to an empty kernel: netlink messages, one behind the other.
+func Written(t *ruleset.Table) ([]byte, error) {
+	c := &Conn{name: t.Name}
+	b := c.transaction(state{}, ruleset.Diff(nil, explicit(t)), owned, 0)
+	return b.buf, b.failed
+}
+
+// Answered reads a table from a kernel that answers each question with what ask gives.
+func Answered(table string, ask nltest.Func) (*ruleset.Table, error) {
+	nl, err := nftables.New(nftables.WithTestDial(ask))
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{nl: nl, name: table}
+	t, err := c.find()
+	if t == nil || err != nil {
+		return nil, err
+	}
+	s, err := c.read(t, owned)
+	return s.table, err
+}
+
+// What the kernel answers and tells, read alone.
+var (
+	DecodeGeneration = decodeGeneration
+	HostMatters      = matters
+	Complaint        = func(m []byte) error { return newBatch(0).complaint(m) }
+)
