@@ -13,6 +13,7 @@ import (
 // commands are what can be measured. Each has its own flags; all have -short and -json FILE.
 var commands = map[string]func(args []string) error{
 	"change":  change,
+	"hostile": hostile,
 	"load":    load,
 	"memory":  memory,
 	"packets": packets,
