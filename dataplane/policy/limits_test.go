@@ -89,13 +89,17 @@ func TestPoliciesHaveLimits(t *testing.T) {
 func TestEndpointsHaveLimits(t *testing.T) {
 	ported := func(addrs, ports int) client.Object {
 		o := scenario.Pod("ns", "p", "n1", many(addrs, func(i int) string { return fmt.Sprintf("10.0.%d.%d", i>>8, i&255) }), map[string]string{})
-		o.Spec.Containers[0].Ports = many(ports, func(i int) corev1.ContainerPort { return corev1.ContainerPort{Name: fmt.Sprintf("p%d", i), ContainerPort: int32(i + 1)} })
+		o.Spec.Containers[0].Ports = many(ports, func(i int) corev1.ContainerPort {
+			return corev1.ContainerPort{Name: fmt.Sprintf("p%d", i), ContainerPort: int32(i + 1)}
+		})
 		return o
 	}
 	slice := func(name string, addrs, ports int) client.Object {
 		o := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
 		o.Namespace, o.Name, o.Labels = "ns", name, map[string]string{discoveryv1.LabelServiceName: "s"}
-		o.Endpoints = many(addrs, func(i int) discoveryv1.Endpoint { return discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.0.%d.%d", i>>8, i&255)}} })
+		o.Endpoints = many(addrs, func(i int) discoveryv1.Endpoint {
+			return discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.0.%d.%d", i>>8, i&255)}}
+		})
 		o.Ports = many(ports, func(i int) discoveryv1.EndpointPort { p := int32(i + 1); return discoveryv1.EndpointPort{Port: &p} })
 		return o
 	}
@@ -130,7 +134,9 @@ func TestServicesHaveLimits(t *testing.T) {
 	set := func(i int) {
 		o := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
 		o.Namespace, o.Name, o.Labels = "ns", fmt.Sprint("s-", i), map[string]string{discoveryv1.LabelServiceName: "s"}
-		o.Endpoints = many(1000, func(j int) discoveryv1.Endpoint { return discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", i, j>>8, j&255)}} })
+		o.Endpoints = many(1000, func(j int) discoveryv1.Endpoint {
+			return discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", i, j>>8, j&255)}}
+		})
 		o.Ports = many(100, func(j int) discoveryv1.EndpointPort { p := int32(j + 1); return discoveryv1.EndpointPort{Port: &p} })
 		must(t, x.Set(o))
 	}

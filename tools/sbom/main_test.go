@@ -16,7 +16,7 @@ func written(t *testing.T) string {
 	if !ok {
 		t.Fatal("the test does not know what it was built from")
 	}
-	info.Main = *info.Deps[0] // the tools' own licence is the product's, in the folder above
+	info.Main = *info.Deps[0] // the tools' own licence is the folder's above
 	bom, err := describe(info)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func TestDescribe(t *testing.T) {
 	if again := written(t); again != text {
 		t.Error("it is not the same again")
 	}
-	for _, words := range []string{`"specVersion": "1.6"`, `"purl": "pkg:golang/github.com/CycloneDX/cyclonedx-go@v`, `"name": "std"`, `"id": "Apache-2.0"`, `"alg": "SHA-256"`} {
+	for _, words := range []string{`"specVersion": "1.7"`, `"purl": "pkg:golang/github.com/CycloneDX/cyclonedx-go@v`, `"name": "std"`, `"id": "Apache-2.0"`, `"alg": "SHA-256"`} {
 		if !strings.Contains(text, words) {
 			t.Errorf("there is no %s in\n%s", words, text)
 		}
