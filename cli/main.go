@@ -25,6 +25,7 @@ func main() {
 
 // run is the whole program but for the process around it, and gives the exit status.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	out, errs = printable{out}, printable{errs}
 	app := newApp(in, out, errs)
 	args, err := arrange(app, args)
 	if err == nil {
