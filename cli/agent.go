@@ -129,7 +129,7 @@ func serve(address string, h http.Handler) (close func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("serving health and metrics: %w", err)
 	}
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	s := server(h)
 	go func() { _ = s.Serve(l) }() // it ends when it is closed
 	return func() { _ = s.Close() }, nil
 }
