@@ -122,7 +122,7 @@ func (a *Agent) status(plan *policy.Plan, failed error) *v1alpha1.NodeReportStat
 			s.NotesLeftOut = len(notes) - i
 			break
 		}
-		s.Notes = append(s.Notes, v1alpha1.Note{Kind: n.About.Kind, Namespace: n.About.Namespace, Name: n.About.Name, Message: n.Text})
+		s.Notes = append(s.Notes, v1alpha1.Note{Kind: n.About.Kind, Namespace: n.About.Namespace, Name: n.About.Name, Message: cutTo(n.Text, v1alpha1.MaxMessage)})
 	}
 	return s
 }

@@ -148,8 +148,9 @@ func some(names []string) string {
 }
 
 // cut what is longer than a condition's message may be.
-func cut(s string) string {
-	const most = 32768
+func cut(s string) string { return cutTo(s, 32768) }
+
+func cutTo(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -48,6 +48,7 @@ type NodeReportStatus struct {
 	ReportedAt metav1.Time `json:"reportedAt,omitempty,omitzero"`
 
 	// The version of the agent.
+	// +kubebuilder:validation:MaxLength=256
 	// +optional
 	AgentVersion string `json:"agentVersion,omitempty"`
 
@@ -85,27 +86,36 @@ type NodeReportStatus struct {
 	NotesLeftOut int `json:"notesLeftOut,omitempty"`
 }
 
-// MaxNotes in one report.
-const MaxNotes = 100
+// MaxNotes in one report, and MaxMessage of each in bytes.
+const (
+	MaxNotes   = 100
+	MaxMessage = 4096
+)
 
 // ObservedKind is how far in one kind of object a node has come.
 type ObservedKind struct {
 	// The kind; KubernetesNetworkPolicy is NetworkPolicy of networking.k8s.io.
+	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind"`
 	// Of the newest object of the kind that the node enforces.
+	// +kubebuilder:validation:MaxLength=256
 	ResourceVersion string `json:"resourceVersion"`
 }
 
 // Note says something of one object.
 type Note struct {
 	// The kind of the object, as in observed.
+	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind"`
 	// The namespace of the object, if it has one.
+	// +kubebuilder:validation:MaxLength=63
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
 	// The name of the object.
+	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 	// What is to be said.
+	// +kubebuilder:validation:MaxLength=4096
 	Message string `json:"message"`
 }
 
