@@ -138,3 +138,46 @@ func TestPodsChangeSetsOnly(t *testing.T) {
 		t.Error("the table has no map by port")
 	}
 }
+
+// What somebody writes who wants the table to be large: it has as many rules as the policy has, and not each once for each of its ports;
+// and of many ports each once, not once for each endpoint.
+func TestPortsDoNotMultiply(t *testing.T) {
+	objs := []client.Object{scenario.Namespace("ns", map[string]string{})}
+	for i := range 20 { // each with a policy of its own, so that no two have a guard in common
+		app := map[string]string{"app": fmt.Sprint("a", i)}
+		objs = append(objs, scenario.Pod("ns", fmt.Sprint("p", i), "n1", []string{fmt.Sprintf("10.9.0.%d", i+1)}, app))
+		own := &v3.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint("own-", i)}}
+		own.Spec.Selector, own.Spec.Ingress = fmt.Sprintf("app == 'a%d'", i), []v3.Rule{{Action: v3.Deny, Source: v3.EntityRule{Nets: []string{"192.0.2.0/24"}}}}
+		objs = append(objs, own)
+	}
+	tcp := intstr.FromString("TCP")
+	size := func(rules int, ports func(rule int) []intstr.IntOrString) (n int) {
+		p := &v3.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "large"}}
+		for i := range rules {
+			p.Spec.Ingress = append(p.Spec.Ingress, v3.Rule{Action: v3.Allow, Protocol: &tcp, Destination: v3.EntityRule{Ports: ports(i)},
+				Source: v3.EntityRule{Nets: []string{fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)}}})
+		}
+		table := ruleset.Compile(indexOf("n1", policy.Options{}, append(slices.Clone(objs), p)).Plan(), ruleset.Options{})
+		for _, c := range table.Chains {
+			n += len(c.Rules)
+		}
+		for _, m := range table.Maps {
+			n += len(m.Entries)
+		}
+		return n
+	}
+	const rules = 5000
+	same := func(int) (out []intstr.IntOrString) {
+		for p := range 16 {
+			out = append(out, intstr.FromInt32(int32(1+2*p)))
+		}
+		return out
+	}
+	if n := size(rules, same); n > 2*rules {
+		t.Errorf("%d rules of the same 16 ports are %d rules and entries", rules, n)
+	}
+	other := func(rule int) []intstr.IntOrString { return []intstr.IntOrString{intstr.FromInt32(int32(1 + rule))} }
+	if n := size(rules, other); n > 4*rules {
+		t.Errorf("%d rules of a port each are %d rules and entries", rules, n)
+	}
+}
