@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	apimeta "k8s.io/apimachinery/pkg/api/validation"
@@ -17,8 +18,8 @@ import (
 
 // Admit is the only door: what a file or a caller offers becomes an object that can be stored, or is refused with every
 // reason. v3 kinds go through their CRD and then v3.Default and v3.Validate; Kubernetes kinds are decoded strictly and asked
-// for what policy depends on. An unknown field is an error. old is the stored object on an update, else nil. Numbers in u must
-// be int64 or float64. u is changed.
+// for what policy depends on. An unknown field is an error. old is the stored object on an update, else nil: what was wrong with it already
+// may stay, as for the API server, for else nobody could change anything else of it. Numbers in u must be int64 or float64. u is changed.
 func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 	kind, err := kindOf(u.GetAPIVersion(), u.GetKind())
 	if err != nil {
@@ -43,7 +44,7 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 	}
 	if kind.HasCRD() {
 		v3.Default(obj)
-		errs = append(errs, v3.Validate(obj)...)
+		errs = append(errs, unlike(v3.Validate(obj), kind.faults(old))...)
 	} else {
 		errs = append(errs, validateKubernetes(obj, u)...)
 	}
@@ -51,6 +52,28 @@ func Admit(u, old *unstructured.Unstructured) (client.Object, field.ErrorList) {
 		return nil, errs
 	}
 	return obj, nil
+}
+
+// faults are what Validate says of an object that is stored already.
+func (k *Kind) faults(old *unstructured.Unstructured) field.ErrorList {
+	if old == nil {
+		return nil
+	}
+	obj, err := k.read(old)
+	if err != nil {
+		return nil
+	}
+	return v3.Validate(obj)
+}
+
+// unlike leaves out the errors that say of the same value what old ones said.
+func unlike(errs, old field.ErrorList) (out field.ErrorList) {
+	for _, e := range errs {
+		if !slices.ContainsFunc(old, func(o *field.Error) bool { return o.Error() == e.Error() }) {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func kindError(u *unstructured.Unstructured, err error) *field.Error {

@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	strictjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
@@ -232,4 +235,37 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What was wrong with an object already may stay while something else of it changes; nothing becomes wrong anew.
+func TestAdmitRatchets(t *testing.T) {
+	for _, row := range []struct {
+		old, new, field string
+	}{
+		{gnp("{selector: 'a ='}"), gnp("{selector: 'a =', order: 1}"), ""},
+		{gnp("{selector: 'a ='}"), gnp("{selector: 'b ='}"), "spec.selector"},
+		{gnp("{selector: 'a ='}"), gnp("{selector: 'a =', namespaceSelector: 'a ='}"), "spec.namespaceSelector"},
+		{gnp("{selector: 'a ='}"), gnp("{selector: a == 'b'}"), ""},
+		{gnp("{ingress: [{action: Allow, protocol: TCP, source: {ports: ['9:1']}}]}"), gnp("{ingress: [{action: Deny, protocol: TCP, source: {ports: ['9:1']}}]}"), ""},
+		{gnp("{ingress: [{action: Allow, protocol: TCP, source: {ports: ['9:1']}}]}"), gnp("{ingress: [{action: Allow, protocol: TCP, source: {ports: ['9:2']}}]}"), "spec.ingress[0].source.ports[0]"},
+		{gnp("{tier: Bad}"), gnp("{tier: Bad, order: 1}"), ""}, // of the schema
+	} {
+		_, errs := Admit(untyped(t, row.new), untyped(t, row.old))
+		if row.field == "" && len(errs) > 0 || row.field != "" && (len(errs) != 1 || errs[0].Field != row.field) {
+			t.Errorf("%s\nto\n%s: %v, want %q", row.old, row.new, errs, row.field)
+		}
+	}
+}
+
+func untyped(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	json, err := yaml.YAMLToJSONStrict([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(json, &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	return u
 }

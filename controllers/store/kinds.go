@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -126,13 +127,13 @@ func refKind(kind string) *Kind {
 	return nil
 }
 
-// Scheme knows the Go types of all kinds.
+// Scheme knows the Go types of all kinds, and of what calls a cluster's admission.
 var Scheme = newScheme()
 
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{v3.AddToScheme, v1alpha1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme,
-		discoveryv1.AddToScheme, policyapi.Install} {
+		discoveryv1.AddToScheme, policyapi.Install, admissionregistrationv1.AddToScheme} {
 		if err := add(s); err != nil {
 			panic(err) // two Go types for one kind: the program itself is wrong
 		}

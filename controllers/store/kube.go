@@ -151,6 +151,15 @@ func (k *Kube) List(ctx context.Context, kindName, namespace string) (out []clie
 	return out, errors.Join(bad...)
 }
 
+// Decode makes the Go type of an object that an API server has, as leniently as can be, and defaults it.
+func Decode(u *unstructured.Unstructured) (client.Object, error) {
+	kind, err := kindOf(u.GetAPIVersion(), u.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	return kind.read(u)
+}
+
 // read decodes an object as leniently as can be: what the API server has, it has.
 func (k *Kind) read(u *unstructured.Unstructured) (client.Object, error) {
 	text, err := u.MarshalJSON()

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -31,27 +32,47 @@ func TierOf(obj client.Object) string {
 
 const defaultAllowProfile = "projectcalico-default-allow"
 
-// allowed asks what one object alone cannot tell (contract §1.3, §1.10, §6.5).
-func allowed(w Writer, ref v3.Ref, obj client.Object, update bool) error {
-	switch {
+// Allowed asks what one object alone cannot tell (contract §1.3, §1.10, §6.5): whether its name is its author's to give, and whether there is
+// the tier that it goes to. old is the stored object on an update, else nil; get is asked for the tier, and what it says but ErrNotFound is
+// the error.
+func Allowed(obj, old client.Object, get func(v3.Ref) (client.Object, error)) (field.ErrorList, error) {
+	switch ref := v3.RefOf(obj.(v3.Object)); {
 	case ref.Kind == "Profile" && ref.Name == defaultAllowProfile:
-		return fmt.Errorf("%s %w: it is built in", ref, ErrForbidden)
+		return field.ErrorList{field.Forbidden(field.NewPath("metadata", "name"), "it is built in")}, nil
 	case ref.Kind == "NetworkPolicy" && strings.HasPrefix(ref.Name, "knp.default."):
-		return fmt.Errorf("%s %w: metadata.name: Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy", ref, ErrForbidden)
+		return field.ErrorList{field.Forbidden(field.NewPath("metadata", "name"),
+			"Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy")}, nil
 	}
-	tier := TierOf(obj)
-	if tier == "" {
-		return nil
+	name, at := TierOf(obj), field.NewPath("spec", "tier")
+	if name == "" || old != nil && TierOf(old) == name {
+		return nil, nil // a tier that has gone does not keep its policies from being changed
 	}
+	tier, err := get(v3.Ref{Kind: "Tier", Name: name})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return field.ErrorList{field.Invalid(at, name, fmt.Sprintf("tier %q does not exist", name))}, nil
+	case err == nil && tier.GetDeletionTimestamp() != nil:
+		return field.ErrorList{field.Invalid(at, name, fmt.Sprintf("tier %q is being deleted", name))}, nil
+	}
+	return nil, err
+}
+
+// allowed is Allowed of what a Writer is to write.
+func allowed(w Writer, ref v3.Ref, obj client.Object, update bool) error {
+	var old client.Object
 	if update {
-		if old, err := w.Get(ref); err == nil && TierOf(old) == tier {
-			return nil // a tier that has gone does not keep its policies from being changed
+		if was, err := w.Get(ref); err == nil {
+			old = was
 		}
 	}
-	if _, err := w.Get(v3.Ref{Kind: "Tier", Name: tier}); errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%s %w: spec.tier: tier %q does not exist", ref, ErrInvalid, tier)
-	} else if err != nil {
+	errs, err := Allowed(obj, old, w.Get)
+	switch {
+	case err != nil:
 		return err
+	case len(errs) > 0 && errs[0].Type == field.ErrorTypeForbidden:
+		return fmt.Errorf("%s %w: %w", ref, ErrForbidden, errs.ToAggregate())
+	case len(errs) > 0:
+		return fmt.Errorf("%s %w: %w", ref, ErrInvalid, errs.ToAggregate())
 	}
 	return nil
 }
@@ -62,7 +83,7 @@ func deletable(w Writer, ref v3.Ref) error {
 	}
 	for _, t := range BuiltInTiers() {
 		if t.Name == ref.Name {
-			return fmt.Errorf("%s %w: a built-in tier cannot be deleted", ref, ErrForbidden)
+			return fmt.Errorf("%s %w: The built-in tier '%s' cannot be deleted", ref, ErrForbidden, ref.Name) // as Calico says it
 		}
 	}
 	var inside []string
