@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -23,14 +24,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/tierwall/tierwall/controllers/admission"
 	"github.com/tierwall/tierwall/controllers/store"
 )
 
 // Cluster is what one process does for all nodes of a cluster: the built-in tiers, the finalizer of tiers, automatic host endpoints, the
-// status of objects, and the reports of nodes that are no more. Of several processes one leads, and the others wait.
+// status of objects, the reports of nodes that are no more, and admission. Of several processes one leads; the others wait, and answer what is
+// asked of admission as it does.
 type Cluster struct {
 	Config    *rest.Config
 	Namespace string          // of the Lease that the leader holds; "" where there is but one process
+	Webhook   int             // the port that the API server asks admission at; 0 for none, and where there is no Namespace
 	Listen    string          // where /healthz, /readyz and /metrics are served; "" for nowhere
 	Agents    labels.Selector // the nodes that should have an agent
 	Log       *slog.Logger
@@ -46,14 +50,23 @@ const statusEvery = time.Second
 func (c *Cluster) Run(ctx context.Context) error {
 	log := logr.FromSlogHandler(c.Log.Handler())
 	runtimelog.SetLogger(log)
-	var synced atomic.Bool
-	m, err := manager.New(c.Config, c.options(log, &synced))
-	if err != nil {
-		return fmt.Errorf("cluster %s: %w", c.Config.Host, err)
-	}
 	s, err := store.OpenKube(c.Config)
 	if err != nil {
 		return err
+	}
+	var synced atomic.Bool
+	door := &admission.Webhook{Namespace: c.Namespace, Port: c.Webhook, Get: s.Get, Log: c.Log}
+	m, err := manager.New(c.Config, c.options(log, func() error {
+		if !synced.Load() {
+			return errors.New("the cluster has not said everything yet")
+		}
+		if c.admits() {
+			return door.Ready()
+		}
+		return nil
+	}))
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", c.Config.Host, err)
 	}
 	measured := NewMetrics(metrics.Registry)
 	rollup := &Rollup{
@@ -64,6 +77,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	hosts := &hostEndpointReconciler{Client: m.GetClient(), Event: rollup.Event}
 	if err := hosts.SetupWithManager(ctx, m); err != nil {
 		return fmt.Errorf("automatic host endpoints: %w", err)
+	}
+	if c.admits() {
+		if err := door.SetupWithManager(ctx, m); err != nil {
+			return fmt.Errorf("admission: %w", err)
+		}
 	}
 	for _, r := range []manager.Runnable{
 		manager.RunnableFunc(rollup.Run), manager.RunnableFunc(tiers.Run),
@@ -76,6 +94,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 	return m.Start(ctx)
 }
 
+// admits tells whether the process serves a webhook, for which it needs a namespace to keep its certificate in.
+func (c *Cluster) admits() bool { return c.Webhook != 0 && c.Namespace != "" }
+
 // everywhere is what runs whether or not the process leads.
 type everywhere func(context.Context) error
 
@@ -85,16 +106,14 @@ func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (everywhere) NeedLeaderElection() bool { return false }
 
-func (c *Cluster) options(log logr.Logger, synced *atomic.Bool) manager.Options {
+func (c *Cluster) options(log logr.Logger, ready func() error) manager.Options {
 	address := c.Listen
 	if address == "" {
 		address = "0"
 	}
-	ready := func() error {
-		if !synced.Load() {
-			return errors.New("the cluster has not said everything yet")
-		}
-		return nil
+	cached := map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: slimNode}}
+	if c.admits() {
+		maps.Copy(cached, admission.Cached(c.Namespace))
 	}
 	return manager.Options{
 		Scheme: store.Scheme, Logger: log,
@@ -103,7 +122,7 @@ func (c *Cluster) options(log logr.Logger, synced *atomic.Bool) manager.Options 
 			"/healthz": answer(func() error { return nil }), "/readyz": answer(ready)}},
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: slimNode}},
+			ByObject:         cached,
 		},
 	}
 }
