@@ -41,3 +41,19 @@ app.kubernetes.io/component: {{ . }}
 {{- define "tierwall.agents" -}}
 {{- range $key, $value := .Values.agent.nodeSelector }}{{ $key }}={{ $value }},{{ end }}type!=virtual-kubelet
 {{- end }}
+
+{{- /* Whether the API server has MutatingAdmissionPolicies; where it has not, the webhook does what they would. */}}
+{{- define "tierwall.mutatingPolicies" -}}
+{{- if and (semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version) (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy") }}yes{{ end -}}
+{{- end }}
+
+{{- /* What both kinds of webhooks say. */}}
+{{- define "tierwall.webhook" -}}
+clientConfig: # its caBundle the controller keeps
+  service: {namespace: {{ .top.Release.Namespace }}, name: tierwall-webhook, port: 443, path: {{ .path }}}
+# Safe: agents judge and default what they read themselves, and what they cannot understand fails closed.
+failurePolicy: Ignore
+timeoutSeconds: {{ .top.Values.admission.timeoutSeconds }}
+sideEffects: None
+admissionReviewVersions: [v1]
+{{- end }}
