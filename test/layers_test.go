@@ -52,6 +52,7 @@ var lines = map[string]line{
 	"test/kube/try": {ours: []string{"test/kube"}},
 	"test/kube/pod": {},
 	"test/tally":    {},
+	"test/verdicts": {},
 	"test":          {}, // this test
 }
 

@@ -22,6 +22,7 @@ import (
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/config/crd"
+	"github.com/tierwall/tierwall/test/verdicts"
 )
 
 // Strings that fields of these names would hold. They collide on purpose.
@@ -137,7 +138,7 @@ func anObject(t *rapid.T, m *crd.Manifest) *unstructured.Unstructured {
 	u := &unstructured.Unstructured{Object: properties(t, "", s)}
 	u.SetGroupVersionKind(schema.GroupVersionKind{Group: m.CRD.Spec.Group, Version: m.CRD.Spec.Versions[0].Name, Kind: kind})
 	u.SetName(rapid.SampledFrom([]string{"p", "p.q", "default", "kube-admin"}).Draw(t, "name"))
-	if namespaced[kind] {
+	if verdicts.Namespaced[kind] {
 		u.SetNamespace("ns1")
 	}
 	if rapid.IntRange(0, 9).Draw(t, "odd metadata") == 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/config/crd"
+	"github.com/tierwall/tierwall/test/verdicts"
 )
 
 // kind is one kind of apis/v3 and an object of it.
@@ -157,7 +158,7 @@ func TestShapes(t *testing.T) {
 		if diff := cmp.Diff(shapes[k.name], shapeOf(t, m)); diff != "" {
 			t.Errorf("%s (-want +have):\n%s", k.name, diff)
 		}
-		if namespaced[k.name] != (m.CRD.Spec.Scope == apiextensionsv1.NamespaceScoped) {
+		if verdicts.Namespaced[k.name] != (m.CRD.Spec.Scope == apiextensionsv1.NamespaceScoped) {
 			t.Errorf("%s: the tests put it in the wrong scope", k.name)
 		}
 	}
