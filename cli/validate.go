@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -59,6 +60,7 @@ func validate(c *cli.Context) error {
 	encoder.SetEscapeHTML(false)
 	for _, d := range docs {
 		d.Warnings = append(d.Warnings, notices(d)...)
+		d.Errors = append(d.Errors, forbidden(d)...)
 		if len(d.Errors) > 0 {
 			bad++
 		}
@@ -75,6 +77,18 @@ func validate(c *cli.Context) error {
 		return fmt.Errorf("%d of %d objects are invalid", bad, len(docs))
 	}
 	return nil
+}
+
+// forbidden is what any store would say of an object that is sound. Which tiers there are only a store knows.
+func forbidden(d store.Document) (out []store.DocError) {
+	if d.Object == nil {
+		return nil
+	}
+	errs, _ := store.Allowed(d.Object, nil, func(v3.Ref) (client.Object, error) { return &v3.Tier{}, nil }) // the error is that function's
+	for _, e := range errs {
+		out = append(out, store.DocError{Field: e.Field, Message: e.ErrorBody(), Line: d.Line, Column: d.Column})
+	}
+	return out
 }
 
 func verdictOn(d store.Document) verdictOnObject {

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,8 +45,8 @@ func Allowed(obj, old client.Object, get func(v3.Ref) (client.Object, error)) (f
 			"Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy")}, nil
 	}
 	name, at := TierOf(obj), field.NewPath("spec", "tier")
-	if name == "" || old != nil && TierOf(old) == name {
-		return nil, nil // a tier that has gone does not keep its policies from being changed
+	if name == "" || builtIn(name) || old != nil && TierOf(old) == name {
+		return nil, nil // built-in tiers come again by themselves, and one that has gone does not keep its policies from being changed
 	}
 	tier, err := get(v3.Ref{Kind: "Tier", Name: name})
 	switch {
@@ -81,10 +82,8 @@ func deletable(w Writer, ref v3.Ref) error {
 	if ref.Kind != "Tier" {
 		return nil
 	}
-	for _, t := range BuiltInTiers() {
-		if t.Name == ref.Name {
-			return fmt.Errorf("%s %w: The built-in tier '%s' cannot be deleted", ref, ErrForbidden, ref.Name) // as Calico says it
-		}
+	if builtIn(ref.Name) {
+		return fmt.Errorf("%s %w: The built-in tier '%s' cannot be deleted", ref, ErrForbidden, ref.Name) // as Calico says it
 	}
 	var inside []string
 	for _, kind := range TieredKinds {
@@ -102,6 +101,10 @@ func deletable(w Writer, ref v3.Ref) error {
 		return fmt.Errorf("%s %w: the tier is not empty: %s", ref, ErrForbidden, strings.Join(inside, ", "))
 	}
 	return nil
+}
+
+func builtIn(tier string) bool {
+	return slices.ContainsFunc(BuiltInTiers(), func(t *v3.Tier) bool { return t.Name == tier })
 }
 
 // BuiltInTiers are there always (contract §1.3).
