@@ -25,6 +25,7 @@ const ConditionEnforcing = "Enforcing"
 
 // NodeReport is what one node enforces. Its name is the node's.
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName=nr
 // +kubebuilder:printcolumn:name="Enforcing",type=string,JSONPath=`.status.conditions[?(@.type=="Enforcing")].status`
 // +kubebuilder:printcolumn:name="Endpoints",type=integer,JSONPath=`.status.endpoints`

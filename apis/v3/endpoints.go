@@ -62,6 +62,7 @@ type HostEndpointSpec struct {
 
 // HostEndpoint puts an interface of a node under policy (contract §1.8).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={hep,heps}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
@@ -191,6 +192,7 @@ type WorkloadEndpointSpec struct {
 // WorkloadEndpoint is a workload that policy governs, on a host without a cluster. In a cluster it is derived from a Pod
 // (contract §1.9).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Namespaced,shortName={wep,weps}
 // +kubebuilder:printcolumn:name="Workload",type=string,JSONPath=`.spec.workload`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
@@ -234,6 +236,7 @@ type ProfileSpec struct {
 // Profile is rules and labels that endpoints share, on a host without a cluster. In a cluster it is derived from Namespaces
 // and ServiceAccounts (contract §1.10).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={pro}
 type Profile struct {
 	metav1.TypeMeta   `json:",inline"`

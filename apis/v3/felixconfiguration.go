@@ -314,6 +314,7 @@ type FelixConfigurationSpec struct {
 // FelixConfiguration is settings of the agents: of all in the object default, of one node in node.<name>, and of the nodes that
 // spec.nodeSelector matches in objects of other names (contract §1.11.1).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:validation:XValidation:rule="!(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) || !has(self.spec) || !has(self.spec.nodeSelector) || size(self.spec.nodeSelector) == 0",message="nodeSelector is not for the objects default and node.<name>, whose names say which nodes they are for",fieldPath=".spec.nodeSelector"

@@ -223,6 +223,7 @@ const DefaultConfiguration = "default"
 // KubeControllersConfiguration is settings of what is done once for a cluster. There is but one, of the name default (contract
 // §1.11.2).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={kcc,kccs}
 // +kubebuilder:subresource:status
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is but one KubeControllersConfiguration, of the name default"

@@ -121,6 +121,7 @@ type GlobalNetworkPolicySpec struct {
 
 // NetworkPolicy governs the workloads of its namespace (contract §1.4).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Namespaced,shortName={cnp,caliconetworkpolicy}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Tier",type=string,JSONPath=`.spec.tier`
@@ -152,6 +153,7 @@ type NetworkPolicyList struct {
 
 // GlobalNetworkPolicy governs workloads of all namespaces and host endpoints (contract §1.5).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={gnp,cgnp}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Tier",type=string,JSONPath=`.spec.tier`

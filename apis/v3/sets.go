@@ -13,6 +13,7 @@ type NetworkSetSpec struct {
 
 // GlobalNetworkSet gives labels to networks, so that selectors of rules find them (contract §1.7).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={gns}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
@@ -40,6 +41,7 @@ type GlobalNetworkSetList struct {
 
 // NetworkSet gives labels to networks as seen from one namespace (contract §1.7).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Namespaced
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`

@@ -144,6 +144,7 @@ func kubernetesPorts(ports []KubernetesPort) (out []networkingv1.NetworkPolicyPo
 
 // StagedNetworkPolicy is a NetworkPolicy that is evaluated and never enforced (contract §1.6, §4.9).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Namespaced,shortName={scnp,snp}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Tier",type=string,JSONPath=`.spec.tier`
@@ -173,6 +174,7 @@ type StagedNetworkPolicyList struct {
 
 // StagedGlobalNetworkPolicy is a GlobalNetworkPolicy that is evaluated and never enforced (contract §1.6, §4.9).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster,shortName={sgnp}
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Tier",type=string,JSONPath=`.spec.tier`
@@ -202,6 +204,7 @@ type StagedGlobalNetworkPolicyList struct {
 
 // StagedKubernetesNetworkPolicy is a Kubernetes NetworkPolicy that is evaluated and never enforced (contract §1.6, §4.9).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Namespaced,shortName={sknp}
 // +kubebuilder:subresource:status
 type StagedKubernetesNetworkPolicy struct {

@@ -24,6 +24,7 @@ type TierSpec struct {
 
 // Tier is a group of policies that is asked as a whole, in order with other tiers (contract §1.3).
 // +kubebuilder:object:root=true
+// +kubebuilder:metadata:annotations="tierwall.io/schema=1"
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Order",type=number,JSONPath=`.spec.order`
