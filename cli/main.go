@@ -62,7 +62,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		app.Commands = append(app.Commands, v.command())
 	}
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
-		agentCommand(), bootCommand(), controllerCommand(), nodeCommand(), versionCommand())
+		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), versionCommand())
 	for _, c := range app.Commands {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

@@ -92,7 +92,23 @@ func Admit(u, old *unstructured.Unstructured) (unknown []string, errs field.Erro
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
-	unknown, err = c.prune(u)
+	return c.admit(u, old)
+}
+
+// Admitter gives what Admit does to a new object, by a manifest that need not be one of ours; it must have one version.
+func (m *Manifest) Admitter() (func(*unstructured.Unstructured) (unknown []string, err error), error) {
+	c, err := m.compile()
+	if err != nil {
+		return nil, err
+	}
+	return func(u *unstructured.Unstructured) ([]string, error) {
+		unknown, errs := c.admit(u, nil)
+		return unknown, errs.ToAggregate()
+	}, nil
+}
+
+func (c *compiled) admit(u, old *unstructured.Unstructured) (unknown []string, errs field.ErrorList) {
+	unknown, err := c.prune(u)
 	if err != nil {
 		return nil, field.ErrorList{field.Invalid(field.NewPath("metadata"), field.OmitValueType{}, err.Error())}
 	}

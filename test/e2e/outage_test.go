@@ -22,9 +22,9 @@ func (t *test) remembers(node int, pods ...string) {
 	})
 }
 
-// all the while, until the function that it gives is called: a flow is tried again and again. That gives how often, and how often it was not
-// as it should be.
-func (t *test) meanwhile(f flow) (end func() (tries, wrong int64)) {
+// counted tries a flow all the while, until the function that it gives is called. That tells how often, and how often it was not as it should
+// be.
+func (t *test) counted(f flow) (end func() (tries, wrong int64)) {
 	ctx, stop := context.WithCancel(t.Context())
 	var tries, wrong atomic.Int64
 	done := make(chan struct{})
@@ -66,7 +66,7 @@ spec:
 	s.expect("programmed", flows...)
 	s.remembers(0, "server", "friend", "stranger")
 	s.remembers(1, "server", "friend", "stranger")
-	denied, allowed := s.meanwhile(shuts("away/stranger", pods["server"][0])), s.meanwhile(opens("away/friend", pods["server"][0]))
+	denied, allowed := s.counted(shuts("away/stranger", pods["server"][0])), s.counted(opens("away/friend", pods["server"][0]))
 	begun := time.Now()
 	if err := s.StopControlPlane(); err != nil {
 		t.Fatal(err)

@@ -219,15 +219,22 @@ func (l *Lab) KillAgents() error {
 	return errors.Join(errs...)
 }
 
-// Close ends the agents and lets go of the namespaces.
-func (l *Lab) Close() error {
+// StopAgents asks the agents to end.
+func (l *Lab) StopAgents() error {
 	var errs []error
 	for _, a := range l.agents {
 		errs = append(errs, a.stop())
 	}
+	l.agents = nil
+	return errors.Join(errs...)
+}
+
+// Close ends the agents and lets go of the namespaces.
+func (l *Lab) Close() error {
+	err := l.StopAgents()
 	for _, n := range l.all {
 		n.close()
 	}
-	l.agents, l.all = nil, nil
-	return errors.Join(errs...)
+	l.all = nil
+	return err
 }

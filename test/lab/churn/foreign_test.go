@@ -16,25 +16,29 @@ import (
 	"github.com/tierwall/tierwall/test/lab"
 )
 
-// without gives a tierctl to which the kernel seems to be one before 6.9, whose tables have no owner: one word of its source is
-// another.
+// without gives a tierctl to which the kernel seems to be one before 6.9, whose tables have no owner.
 func without(t *testing.T) string {
+	return altered(t, "dataplane/nft/conn.go", "flags: owned}", "flags: 0}")
+}
+
+// altered gives a tierctl of whose source one word is another.
+func altered(t *testing.T, file, was, is string, args ...string) string {
 	t.Helper()
-	source, err := filepath.Abs("../../../dataplane/nft/conn.go")
+	source, err := filepath.Abs("../../../" + file)
 	fatal(t, err)
 	text, err := os.ReadFile(source)
 	fatal(t, err)
-	changed := strings.Replace(string(text), "flags: owned}", "flags: 0}", 1)
+	changed := strings.Replace(string(text), was, is, 1)
 	if changed == string(text) {
-		t.Fatal("dataplane/nft/conn.go has changed: how does a Conn come to want an owner now?")
+		t.Fatalf("%s has changed: what is %q there now?", file, was)
 	}
 	dir := t.TempDir()
-	conn, overlay := filepath.Join(dir, "conn.go"), filepath.Join(dir, "overlay.json")
-	fatal(t, os.WriteFile(conn, []byte(changed), 0o600))
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {source: conn}})
+	other, overlay := filepath.Join(dir, filepath.Base(file)), filepath.Join(dir, "overlay.json")
+	fatal(t, os.WriteFile(other, []byte(changed), 0o600))
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {source: other}})
 	fatal(t, err)
 	fatal(t, os.WriteFile(overlay, replace, 0o600))
-	return tierctl(t, "-overlay", overlay)
+	return tierctl(t, append([]string{"-overlay", overlay}, args...)...)
 }
 
 // Where the kernel knows no owner, what others do to the table is mended at once. How long that takes is measured, and how long
