@@ -382,10 +382,18 @@ func versions(objs []client.Object) (out []string) {
 	return out
 }
 
-// TestMain makes the test binary a writer that is killed in the middle, when the environment says so, and ends the API server.
+// TestMain makes the test binary a writer that is killed in the middle, or one on a disk that is too small, when the environment says so, and
+// ends the API server.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("STORE_TEST_WRITER"); path != "" {
 		writeForever(path)
+	}
+	if dir := os.Getenv("STORE_TEST_DISK"); dir != "" {
+		if err := onFullDisk(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	status := m.Run()
 	stopCluster()

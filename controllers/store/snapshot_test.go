@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,6 +230,52 @@ func TestSnapshotRemembersTheLast(t *testing.T) {
 			must(t, err)
 			if !slices.Equal(versions(want), versions(got)) {
 				rt.Fatalf("remembered is %v, there is %v", versions(got), versions(want))
+			}
+		}
+	})
+}
+
+// What it costs to remember one change of a cluster of ten thousand pods, to remember all of it, and to recall it.
+func BenchmarkSnapshot(b *testing.B) {
+	const pods = 10000
+	all := map[v3.Ref]Event{}
+	for i := range pods {
+		p := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100), Name: fmt.Sprintf("pod-%d", i),
+			UID: types.UID(fmt.Sprintf("00000000-0000-0000-0000-%012d", i)), ResourceVersion: "1", Labels: map[string]string{"app": fmt.Sprint(i % 200), "pod-template-hash": "0123456789"}},
+			Spec: corev1.PodSpec{NodeName: fmt.Sprintf("n%d", i%200), ServiceAccountName: "default"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: fmt.Sprintf("10.0.%d.%d", i/250, i%250),
+				PodIPs: []corev1.PodIP{{IP: fmt.Sprintf("10.0.%d.%d", i/250, i%250)}, {IP: fmt.Sprintf("fd00::%d:%d", i/250, i%250)}}}}
+		all[v3.RefOf(p)] = Event{Type: Put, Ref: v3.RefOf(p), Object: p}
+	}
+	snap := remembering(b, newStore(b))
+	m := memory{Snapshot: snap}
+	whole := func() {
+		m.pending, m.whole = maps.Clone(all), true
+		must(b, m.save())
+	}
+	b.Run("all", func(b *testing.B) {
+		for b.Loop() {
+			must(b, os.RemoveAll(filepath.Dir(snap.file.path)))
+			whole()
+		}
+		info, err := os.Stat(snap.file.path)
+		must(b, err)
+		b.ReportMetric(float64(info.Size())/(1<<20), "MiB")
+	})
+	b.Run("one", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			for ref, e := range all {
+				p := e.Object.DeepCopyObject().(*corev1.Pod)
+				p.Labels["v"] = fmt.Sprint(i)
+				m.pending = map[v3.Ref]Event{ref: {Type: Put, Ref: ref, Object: p}}
+				break
+			}
+			must(b, m.save())
+		}
+	})
+	b.Run("recall", func(b *testing.B) {
+		for b.Loop() {
+			if events, err := snap.recall(b.Context()); err != nil || len(events) != pods+1 {
+				b.Fatal(len(events), err)
 			}
 		}
 	})
