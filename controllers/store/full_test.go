@@ -115,4 +115,3 @@ func createAll(w Writer, n int) error {
 	}
 	return nil
 }
-

@@ -34,7 +34,7 @@ type Snapshot struct {
 // How long what was told waits to be written: what people decided, and what comes and goes by itself.
 const (
 	rememberPolicy = time.Second
-	rememberRest   = 10 * time.Second
+	rememberRest   = 30 * time.Second
 )
 
 // ErrUnremembered says that the snapshot's file is not as it should be.
