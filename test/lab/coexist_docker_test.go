@@ -15,6 +15,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// dockerCgroup is where docker's containers are.
+var dockerCgroup = fmt.Sprintf("tierwall-lab-%d", os.Getpid())
+
 // dockerd runs docker's daemon on a node. It finds that packets are not forwarded there, and so sees to it that none but its own are.
 func (c *cluster) dockerd(node string) *guest {
 	c.t.Helper()
@@ -27,10 +30,8 @@ func (c *cluster) dockerd(node string) *guest {
 	if out, err := build.CombinedOutput(); err != nil {
 		c.t.Fatalf("building pod: %v\n%s", err, out)
 	}
-	cgroup := fmt.Sprintf("tierwall-lab-%d", os.Getpid())
-	c.t.Cleanup(func() { removeCgroups(cgroup) }) // after the guest's end
+	c.t.Cleanup(func() { removeCgroups(dockerCgroup) }) // after the guest's end
 	g := c.guest(node, "echo 0 >/proc/sys/net/ipv4/ip_forward", "docker.io")
-	g.cgroup = cgroup
 	g.startDockerd()
 	g.run("tar -C " + image + " -c pod | docker import - pod")
 	return g
@@ -38,7 +39,7 @@ func (c *cluster) dockerd(node string) *guest {
 
 func (g *guest) startDockerd() {
 	g.c.t.Helper()
-	g.daemon("dockerd", "dockerd --live-restore --storage-driver vfs --cgroup-parent /"+g.cgroup+" --pidfile /run/docker.pid", "docker version")
+	g.daemon("dockerd", "dockerd --live-restore --storage-driver vfs --cgroup-parent /"+dockerCgroup+" --pidfile /run/docker.pid", "docker version")
 }
 
 // removeCgroups of containers that are gone.

@@ -139,4 +139,12 @@ func TestFlushes(t *testing.T) {
 			tryout{"denied by policy", "fd00::1:1", "fd00::2", 5000, Lost})
 		c.undisturbed(step.command+": our table", ours, c.ours("n1"))
 	}
+	fatal(t, c.KillAgents())
+	g.run("nft flush ruleset")
+	denied := tryout{"denied by policy", "10.0.1.1", "10.0.0.2", 5000, Arrived}
+	c.tries("flushed when no agent runs", denied)
+	c.restart()
+	denied.want = Lost
+	c.tries("the next agent", denied)
+	c.undisturbed("our table", ours, c.ours("n1"))
 }

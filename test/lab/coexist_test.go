@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,19 +22,26 @@ import (
 
 // unpacked gives the folder of packages, with those that they need and this machine has not.
 func unpacked(packages ...string) (dir string, err error) {
-	plan, err := exec.Command("apt-get", append([]string{"-s", "install", "--no-install-recommends"}, packages...)...).Output()
-	if err != nil {
-		return "", fmt.Errorf("asking apt-get what %s would need: %w (apt-get update renews its lists)", packages, err)
+	plan, err := planned(packages)
+	if err != nil { // perhaps the lists of packages are missing, or old
+		if out, failed := exec.Command("apt-get", "update", "-q").CombinedOutput(); failed != nil {
+			return "", fmt.Errorf("asking apt-get what %s would need: %w; renewing its lists: %w: %s", packages, err, failed, out)
+		}
+		if plan, err = planned(packages); err != nil {
+			return "", fmt.Errorf("asking apt-get what %s would need: %w", packages, err)
+		}
 	}
 	caches, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	var names []string
-	for _, inst := range regexp.MustCompile(`(?m)^Inst (\S+) .*`).FindAllStringSubmatch(string(plan), -1) {
+	sum := sha256.New()
+	for _, inst := range regexp.MustCompile(`(?m)^Inst (\S+) .*\n`).FindAllStringSubmatch(string(plan), -1) {
 		names = append(names, inst[1])
+		_, _ = io.WriteString(sum, inst[0]) // with the version; it does not fail
 	}
-	dir = filepath.Join(caches, "tierwall", fmt.Sprintf("debian-%x", sha256.Sum256(plan))[:23])
+	dir = filepath.Join(caches, "tierwall", fmt.Sprintf("debian-%x", sum.Sum(nil)[:8]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
@@ -56,16 +64,18 @@ func unpacked(packages ...string) (dir string, err error) {
 	return dir, nil
 }
 
+func planned(packages []string) ([]byte, error) {
+	return exec.Command("apt-get", append([]string{"-s", "install", "--no-install-recommends"}, packages...)...).Output()
+}
+
 // guest is another program on a node, or several.
 type guest struct {
 	c    *cluster
 	node string
 	pid  string // of the process that holds the namespaces: with it all others end
-
-	cgroup string // of docker's containers
 }
 
-// guest of a node has the programs of packages. setup is done before they are there, on the guest's own /run and /var.
+// guest of a node has the programs of packages, and /run, /var/lib and /var/log of its own. setup is done there first.
 func (c *cluster) guest(node, setup string, packages ...string) *guest {
 	c.t.Helper()
 	files, err := unpacked(packages...)
@@ -113,7 +123,7 @@ func (c *cluster) guest(node, setup string, packages ...string) *guest {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	return &guest{c: c, node: node, pid: fmt.Sprint(cmd.Process.Pid)}
+	return &guest{c, node, fmt.Sprint(cmd.Process.Pid)}
 }
 
 func (g *guest) command(words ...string) []string {
