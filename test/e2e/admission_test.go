@@ -35,7 +35,9 @@ func (t *test) refused(want, input string, args ...string) {
 func (t *test) withoutWebhook() {
 	t.Helper()
 	t.kubectl("delete", "validatingwebhookconfiguration", "tierwall-webhook")
-	t.Cleanup(func() { t.command(t.Kubectl(context.Background(), "apply", "-k", filepath.Join(t.root, "test", "e2e", "overlay")), "") })
+	t.Cleanup(func() {
+		t.command(t.Kubectl(context.Background(), "apply", "-k", filepath.Join(t.root, "test", "e2e", "overlay")), "")
+	})
 }
 
 const wrong = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: wrong}\nspec: {selector: app =, ingress: [{action: Allow}]}\n"

@@ -89,7 +89,9 @@ func ownSecret(role string, r rbacv1.PolicyRule) bool {
 }
 
 // admits tells whether a rule is about what decides on others' objects.
-func admits(r rbacv1.PolicyRule) bool { return slices.Contains(r.APIGroups, "admissionregistration.k8s.io") }
+func admits(r rbacv1.PolicyRule) bool {
+	return slices.Contains(r.APIGroups, "admissionregistration.k8s.io")
+}
 
 // Nobody's ClusterRole has to do with Secrets: the webhook's is in one namespace.
 func TestSecretsAreOfOneNamespace(t *testing.T) {
