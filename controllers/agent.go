@@ -53,6 +53,7 @@ type Agent struct {
 	bridged  bridged           // the workload for which bridges must filter
 	compiler *ruleset.Compiler
 	taken    bool // the kernel has the compiler's last table
+	second   bool // another agent has the node's table
 
 	editions   map[v3.Ref]edition // of objects whose status alone may change
 	progress   progress
@@ -91,7 +92,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.lookAround()
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused, a.editions = map[v3.Ref]string{}, map[v3.Ref]edition{}
-	revision, again := "", retry{first: 100 * time.Millisecond, most: 10 * time.Second}
+	revision, again := "", retry{first: 100 * time.Millisecond, most: slowest}
 	a.reporting = retry{first: time.Second, most: time.Minute}
 	var plan *policy.Plan
 	var failed error // to program it
@@ -172,10 +173,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			return failed
 		}
 		if failed != nil {
-			a.Log.Error("not all is enforced", "revision", revision, "error", failed, "retry_in", again.later().String())
+			a.retry(&again, failed, revision)
 			continue
 		}
 		again.stop()
+		a.first()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/nft"
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
@@ -68,7 +70,7 @@ func newer(a, b string) bool {
 // report tells the store what the node enforces, unless that is what it was told last, and not before so long after the last time: a report
 // that waits goes sooner when it may. failed is why not all is in force, or nil.
 func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error, after time.Duration) {
-	if !a.Reports || a.memory.remembered {
+	if !a.Reports || a.memory.remembered || errors.Is(failed, nft.ErrOwned) { // another agent reports what is in force
 		return
 	}
 	if failed == nil {

@@ -24,7 +24,8 @@ import (
 
 // Conn is a lasting connection to the nftables of the network namespace in which it was opened. Where the kernel knows how
 // (6.9 and later), its table is owned and persistent: no other program can change it while the Conn is open, and it stays and
-// filters when the Conn is closed. On an older kernel the table has no owner, and Foreign tells when somebody has touched it.
+// filters when the Conn is closed. On an older kernel the table has no owner, and Foreign tells when somebody has touched it; of several
+// Conns one writes, until it is closed.
 // A Conn is for one goroutine.
 type Conn struct {
 	nl      *nftables.Conn // which reads
@@ -34,6 +35,7 @@ type Conn struct {
 	unheard bool           // it may have said more, which nobody has read
 	name    string
 	flags   nftables.TableFlags // of a table that Apply makes
+	lock    *lock               // of a table that has no owner
 
 	// What the last Apply left in the kernel, or nil; whether we own that, or else the generation of all of the kernel's nftables
 	// that had it: while the table is owned, or the generation stays, it need not be read. And what its objects are, or nil.
@@ -66,11 +68,14 @@ func Open(table string) (*Conn, error) {
 		return nil, fmt.Errorf("connecting to nftables: %w", err)
 	}
 	c.nl = nl
+	if c.lock, err = newLock(); err != nil {
+		return nil, errors.Join(err, nl.CloseLasting())
+	}
 	return c, nil
 }
 
 // Close leaves the table as it is.
-func (c *Conn) Close() error { return c.nl.CloseLasting() }
+func (c *Conn) Close() error { return errors.Join(c.nl.CloseLasting(), c.lock.close()) }
 
 // attempts is how often something begins anew because another program changed nftables meanwhile.
 const attempts = 10
@@ -125,6 +130,11 @@ var (
 )
 
 func (c *Conn) try(want *ruleset.Table, known []ruleset.Change, how manner) ([]ruleset.Change, error) {
+	if how.flags == 0 {
+		if err := c.lock.hold(c.name); err != nil {
+			return nil, err
+		}
+	}
 	s, err := c.state(how.flags)
 	if err != nil {
 		return nil, err

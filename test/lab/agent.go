@@ -100,6 +100,36 @@ func (l *Lab) WaitFor(ctx context.Context, revision string) error {
 	return nil
 }
 
+// WaitForWords waits until so many agents have said something lately.
+func (l *Lab) WaitForWords(ctx context.Context, n int, words string) error {
+	for _, a := range l.agents {
+		if n > 0 && a.says(ctx, words) {
+			n--
+		}
+	}
+	if n > 0 {
+		return fmt.Errorf("%d more agents should have said %q", n, words)
+	}
+	return nil
+}
+
+// says waits until the agent has said something, or ctx ends.
+func (a *agent) says(ctx context.Context, words string) bool {
+	for {
+		a.mu.Lock()
+		changed, log := a.changed, strings.Join(a.log, "\n")
+		a.mu.Unlock()
+		if strings.Contains(log, words) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 func (a *agent) waitFor(ctx context.Context, revision int) error {
 	for {
 		a.mu.Lock()

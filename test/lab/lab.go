@@ -220,12 +220,15 @@ func (l *Lab) KillAgents() error {
 }
 
 // StopAgents asks the agents to end.
-func (l *Lab) StopAgents() error {
+func (l *Lab) StopAgents() error { return l.StopFirst(len(l.agents)) }
+
+// StopFirst asks so many of the agents to end, those that were started first.
+func (l *Lab) StopFirst(n int) error {
 	var errs []error
-	for _, a := range l.agents {
+	for _, a := range l.agents[:n] {
 		errs = append(errs, a.stop())
 	}
-	l.agents = nil
+	l.agents = slices.Clone(l.agents[n:])
 	return errors.Join(errs...)
 }
 

@@ -16,29 +16,34 @@ import (
 	"github.com/tierwall/tierwall/test/lab"
 )
 
-// without gives a tierctl to which the kernel seems to be one before 6.9, whose tables have no owner.
-func without(t *testing.T) string {
-	return altered(t, "dataplane/nft/conn.go", "flags: owned}", "flags: 0}")
-}
+// edit is one word of a source that is another.
+type edit struct{ file, was, is string }
 
-// altered gives a tierctl of whose source one word is another.
-func altered(t *testing.T, file, was, is string, args ...string) string {
+// noOwner makes the kernel seem to be one before 6.9, whose tables have no owner.
+var noOwner = edit{"dataplane/nft/conn.go", "flags: owned}", "flags: 0}"}
+
+func without(t *testing.T) string { return altered(t, []edit{noOwner}) }
+
+// altered gives a tierctl with edits in its source.
+func altered(t *testing.T, edits []edit, args ...string) string {
 	t.Helper()
-	source, err := filepath.Abs("../../../" + file)
-	fatal(t, err)
-	text, err := os.ReadFile(source)
-	fatal(t, err)
-	changed := strings.Replace(string(text), was, is, 1)
-	if changed == string(text) {
-		t.Fatalf("%s has changed: what is %q there now?", file, was)
+	dir, replace := t.TempDir(), map[string]string{}
+	for _, e := range edits {
+		source, err := filepath.Abs("../../../" + e.file)
+		fatal(t, err)
+		text, err := os.ReadFile(source)
+		fatal(t, err)
+		changed := strings.Replace(string(text), e.was, e.is, 1)
+		if changed == string(text) {
+			t.Fatalf("%s has changed: what is %q there now?", e.file, e.was)
+		}
+		replace[source] = filepath.Join(dir, filepath.Base(e.file))
+		fatal(t, os.WriteFile(replace[source], []byte(changed), 0o600))
 	}
-	dir := t.TempDir()
-	other, overlay := filepath.Join(dir, filepath.Base(file)), filepath.Join(dir, "overlay.json")
-	fatal(t, os.WriteFile(other, []byte(changed), 0o600))
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {source: other}})
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	fatal(t, err)
-	fatal(t, os.WriteFile(overlay, replace, 0o600))
-	return tierctl(t, append([]string{"-overlay", overlay}, args...)...)
+	fatal(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
+	return tierctl(t, append([]string{"-overlay", filepath.Join(dir, "overlay.json")}, args...)...)
 }
 
 // Where the kernel knows no owner, what others do to the table is mended at once. How long that takes is measured, and how long

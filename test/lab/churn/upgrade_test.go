@@ -1,14 +1,18 @@
 package churn
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tierwall/tierwall/apis/v1alpha1"
+	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/test/lab"
 )
 
@@ -69,6 +73,13 @@ func (s *site) measure(name string, times int, control *traffic, do func(i int))
 	return out
 }
 
+// moves and renames give a table another form: base chains stand elsewhere, so that the kernel cannot change them into each other; all sets
+// have other names.
+var (
+	moves   = edit{"dataplane/ruleset/compile.go", "priorityFrom       = -20", "priorityFrom       = -21"}
+	renames = edit{"dataplane/ruleset/compile.go", `strings.ReplaceAll(id, ":", "-")`, `"v3-" + strings.ReplaceAll(id, ":", "-")`}
+)
+
 // become has agents of another tierctl take the place of those that run, which are asked to end.
 func (s *site) become(path string) {
 	s.t.Helper()
@@ -85,8 +96,7 @@ func TestUpgrade(t *testing.T) {
 	first := tierctl(t, "-ldflags", "-X main.version=v1.0.0")
 	s := newSite(t, first)
 	second := tierctl(t, "-ldflags", "-X main.version=v1.1.0")
-	moved := altered(t, "dataplane/ruleset/compile.go", "priorityFrom       = -20", "priorityFrom       = -21", "-ldflags", "-X main.version=v2.0.0")
-	renamed := altered(t, "dataplane/ruleset/compile.go", `strings.ReplaceAll(id, ":", "-")`, `"v3-" + strings.ReplaceAll(id, ":", "-")`, "-ldflags", "-X main.version=v3.0.0")
+	moved, renamed := altered(t, []edit{moves}, "-ldflags", "-X main.version=v2.0.0"), altered(t, []edit{renames}, "-ldflags", "-X main.version=v3.0.0")
 	control := unguarded(t)
 	bulk := s.bulk(40)
 	upgrade := func(to, has string) func(int) {
@@ -135,4 +145,70 @@ func TestUpgrade(t *testing.T) {
 	for _, complaint := range s.traffic.verdict(control) {
 		t.Error(complaint)
 	}
+}
+
+// Two agents on each node, whose tables differ, do not fight: the first has the table, the second says so and waits, and takes over when the
+// first has ended. It is so where the kernel gives the table an owner, and where it does not.
+func TestTwoAgentsOnANode(t *testing.T) {
+	lab.Need(t, noNamespaces)
+	for _, c := range []struct {
+		kernel string
+		edits  []edit
+	}{{"a kernel that knows owners", nil}, {"an older kernel", []edit{noOwner}}} {
+		t.Run(c.kernel, func(t *testing.T) {
+			s := newSite(t, altered(t, c.edits))
+			control := unguarded(t)
+			before := s.tables()
+			s.tierctl.Path = altered(t, append(c.edits, moves), "-ldflags", "-X main.version=second")
+			s.traffic.does("a second agent starts")
+			fatal(t, s.StartAgents(s.tierctl))
+			ctx, stop := context.WithTimeout(t.Context(), *patience)
+			defer stop()
+			fatal(t, s.WaitForWords(ctx, len(s.Nodes()), "another agent runs on this node and has its table"))
+			report := s.report()
+			for range 3 {
+				s.traffic.advance(t)
+			}
+			if now := s.tables(); now != before {
+				t.Errorf("the tables were\n%s\nand are\n%s", before, now)
+			}
+			if now := s.report(); now.ResourceVersion != report.ResourceVersion || now.Status.AgentVersion == "second" {
+				t.Errorf("the report has changed from %+v to %+v", report, now)
+			}
+			s.traffic.does("the first agent ends")
+			began := time.Now()
+			fatal(t, s.StopFirst(len(s.Nodes())))
+			fatal(t, s.WaitForWords(ctx, len(s.Nodes()), "this one has taken over"))
+			t.Logf("the second has taken over after %v", time.Since(began).Round(time.Millisecond))
+			s.swap()
+			s.wait()
+			s.traffic.until(t, "the second does not report", func() bool { return s.report().Status.AgentVersion == "second" })
+			fatal(t, errors.Join(s.traffic.end(), control.end()))
+			for _, complaint := range s.traffic.verdict(control) {
+				t.Error(complaint)
+			}
+		})
+	}
+}
+
+// tables of all nodes, with the handles that change when something is made anew.
+func (s *site) tables() string {
+	s.t.Helper()
+	var b strings.Builder
+	for i, node := range s.Nodes() {
+		fatal(s.t, s.At(cluster.Nodes[i].Uplinks[0].Addrs[0], func() error {
+			out, err := exec.CommandContext(s.t.Context(), "nft", "--stateless", "--handle", "list", "table", "inet", "tierwall").CombinedOutput()
+			fmt.Fprintf(&b, "%s: %s", node, out)
+			return err
+		}))
+	}
+	return b.String()
+}
+
+// report of the first node.
+func (s *site) report() *v1alpha1.NodeReport {
+	s.t.Helper()
+	o, err := s.store.Get(s.t.Context(), v3.Ref{Kind: "NodeReport", Name: s.Nodes()[0]})
+	fatal(s.t, err)
+	return o.(*v1alpha1.NodeReport)
 }
