@@ -2,7 +2,6 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,8 +295,11 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 		}
 		a.noted = notes
 	}
-	unfiltered := a.bridged.filter(plan, a.Node, bridges, cmp.Or(a.ProcSysNet, nft.ProcSysNet))
+	unfiltered := errors.Join(a.bridged.look(plan, a.Node, bridges), a.remember(plan))
 	changes, err := a.apply(plan)
+	if !errors.Is(err, nft.ErrOwned) {
+		unfiltered = errors.Join(unfiltered, a.bridged.filter(a.procSysNet()))
+	}
 	if err != nil {
 		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err))
 	}
@@ -355,17 +357,24 @@ func (a *Agent) apply(plan *policy.Plan) ([]ruleset.Change, error) {
 
 // Remove takes the agent's table out of the kernel: nothing is enforced any more, and the node's report goes.
 func (a *Agent) Remove(ctx context.Context) error {
-	if err := a.Kernel.Delete(); err != nil {
+	found, err := a.found()
+	if err == nil {
+		err = a.Kernel.Delete()
+	}
+	if err != nil {
 		return fmt.Errorf("removing the table: %w", err)
 	}
-	a.Log.Info("removed")
+	if err := a.putBack(found); err != nil {
+		a.Log.Warn("the table is gone; what was changed for it is not all put back", "error", err)
+	}
+	a.Log.Info("removed", "put back", found)
 	if !a.Reports {
 		return nil
 	}
 	report := &v1alpha1.NodeReport{}
 	report.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
 	report.Name = a.Node
-	err := a.Store.Delete(ctx, report)
+	err = a.Store.Delete(ctx, report)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		a.Log.Warn("this node has no report to remove: say --node if the agent had another name", "node", a.Node)

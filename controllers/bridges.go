@@ -15,17 +15,23 @@ type bridged struct {
 	bridge, workload string
 }
 
+// look for one.
+func (b *bridged) look(plan *policy.Plan, node string, bridges map[string]bool) error {
+	if b.plan != nil && plan.SameRules(b.plan) {
+		return nil
+	}
+	bridge, workload, err := findBridged(plan, node, bridges)
+	if err != nil {
+		b.plan = nil
+		return err
+	}
+	*b = bridged{plan, bridge, workload}
+	return nil
+}
+
 // filter sees to it that packets between a node's workloads meet the table also when they only go from one port of a bridge to
 // another, each time anew: others may have switched that off. Where no workload hangs on a bridge nothing is asked of the host.
-func (b *bridged) filter(plan *policy.Plan, node string, bridges map[string]bool, procSysNet string) error {
-	if b.plan == nil || !plan.SameRules(b.plan) {
-		bridge, workload, err := findBridged(plan, node, bridges)
-		if err != nil {
-			b.plan = nil
-			return err
-		}
-		*b = bridged{plan, bridge, workload}
-	}
+func (b *bridged) filter(procSysNet string) error {
 	if b.bridge == "" {
 		return nil
 	}

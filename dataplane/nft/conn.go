@@ -397,6 +397,30 @@ func (c *Conn) Counters() (out map[ruleset.RuleID]Count, err error) {
 	return out, nil
 }
 
+// Comments are those of a chain's rules, in order; none where there is no such chain.
+func (c *Conn) Comments(chain string) (out []ruleset.RuleID, err error) {
+	err = c.undisturbed(func() error {
+		t, err := c.find()
+		if err != nil || t == nil {
+			out = nil
+			return err
+		}
+		rules, err := c.nl.GetRules(t, &nftables.Chain{Name: chain})
+		out = nil
+		for _, r := range rules {
+			out = append(out, commentOf(r))
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the comments of chain %s in table %s: %w", chain, c.name, err)
+	}
+	return out, nil
+}
+
 // undisturbed runs a read until nobody has changed nftables meanwhile: a listing takes several messages, and what is
 // changed between two of them may be in it twice or not at all.
 func (c *Conn) undisturbed(read func() error) error {

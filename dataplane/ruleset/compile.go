@@ -17,7 +17,13 @@ import (
 // Options of Compile.
 type Options struct {
 	Table string // the table's name; "" means DefaultTable
+	// Found is what the host's settings were before they were changed for the table, as sysctl.conf says it, sorted. The table remembers it
+	// for whoever takes it away: in a chain that no packet sees.
+	Found []string
 }
+
+// FoundChain is the chain whose rules' comments are what Options had as Found.
+const FoundChain = "found"
 
 // DefaultTable is the name of the agent's table.
 const DefaultTable = "tierwall"
@@ -47,9 +53,21 @@ func (k *Compiler) whole(p *policy.Plan) *Table {
 	c.endpoints()
 	c.baseChains()
 	c.keep()
+	c.remember()
 	sets, verdicts, chains := c.finished()
 	return &Table{Name: cmp.Or(k.options.Table, DefaultTable), Sets: merge(merge(k.moving.list, k.guards.sets.list, setName), sets, setName),
 		Maps: merge(k.guards.maps.list, verdicts, mapName), Chains: merge(k.guards.chains.list, chains, chainName)}
+}
+
+func (c *compiler) remember() {
+	if len(c.options.Found) == 0 {
+		return
+	}
+	found := &Chain{Name: FoundChain}
+	for _, f := range c.options.Found {
+		found.Rules = append(found.Rules, Rule{ID: RuleID(f), Verdict: Verdict{Kind: Return}})
+	}
+	c.chains[FoundChain] = found
 }
 
 // compiler is one Table in the making.
