@@ -25,6 +25,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/tierwall/tierwall/controllers/admission"
+	"github.com/tierwall/tierwall/controllers/crds"
 	"github.com/tierwall/tierwall/controllers/store"
 )
 
@@ -68,6 +69,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cluster %s: %w", c.Config.Host, err)
 	}
+	c.lookAtCRDs(ctx)
 	measured := NewMetrics(metrics.Registry)
 	rollup := &Rollup{
 		Store: s.Following(func(k *store.Kind) bool { return store.Reported(k) || k.Kind == "Node" }),
@@ -96,6 +98,23 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 // admits tells whether the process serves a webhook, for which it needs a namespace to keep its certificate in.
 func (c *Cluster) admits() bool { return c.Webhook != 0 && c.Namespace != "" }
+
+// lookAtCRDs and say what those lack that are not ours: what the API server takes away from objects nobody else can tell.
+func (c *Cluster) lookAtCRDs(ctx context.Context) {
+	cluster, err := crds.Open(c.Config)
+	var findings []crds.Finding
+	if err == nil {
+		findings, err = cluster.Look(ctx)
+	}
+	if err != nil {
+		c.Log.Warn("whether the cluster's CRDs are fit for use is not known", "error", err)
+	}
+	for i := range findings {
+		if f := &findings[i]; f.State != crds.Absent && !f.Fit() {
+			c.Log.Warn("a CRD is not fit for use; tierctl crds check says what to do", "crd", f.Name, "lacks", f.Lacks, "reasons", f.Reasons)
+		}
+	}
+}
 
 // everywhere is what runs whether or not the process leads.
 type everywhere func(context.Context) error

@@ -187,7 +187,11 @@ func (r *Rollup) write(ctx context.Context) error {
 			continue
 		}
 		r.Metrics.statusWrites.WithLabelValues(ref.Kind).Inc()
-		r.tell(f.object, *conditions, want)
+		if f.told == nil { // what could not be written is not told again
+			f.told = *conditions
+		}
+		r.tell(f.object, f.told, want)
+		f.told = want
 		o := f.object.DeepCopyObject().(client.Object)
 		conditions, generation = conditionsOf(o)
 		*conditions = want

@@ -25,6 +25,8 @@ type fare struct {
 	corrupt bool          // which is all of it
 	notices []string      // what of it may surprise
 	node    string        // the only one that is concerned, or ""
+
+	told []metav1.Condition // of which people were told last
 }
 
 // conditionsOf an object of a kind that has a status of conditions, and the generation that they are of, where the kind says so.

@@ -188,13 +188,24 @@ func (k *Kube) Put(ctx context.Context, obj client.Object) (client.Object, error
 	return w.Update(obj)
 }
 
-// PutStatus implements Store: one request for each.
+// PutStatus implements Store: one request for each. Of a kind whose status is not kept only one is tried.
 func (k *Kube) PutStatus(ctx context.Context, objs ...client.Object) error {
 	var refused []error
+	lost := map[string]error{}
 	for _, o := range objs {
-		if err := k.putStatus(ctx, o); err != nil {
+		kind := v3.RefOf(o.(v3.Object)).Kind
+		if lost[kind] != nil {
+			continue
+		}
+		switch err := k.putStatus(ctx, o); {
+		case errors.Is(err, ErrNoStatus):
+			lost[kind] = err
+		case err != nil:
 			refused = append(refused, err)
 		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(lost)) { // so that the same is said in the same words
+		refused = append(refused, lost[kind])
 	}
 	return errors.Join(refused...)
 }
@@ -214,8 +225,21 @@ func (k *Kube) putStatus(ctx context.Context, obj client.Object) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", ref, err)
 	}
-	if _, err := k.client(kind, ref.Namespace).Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+	now, err := k.client(kind, ref.Namespace).Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) {
+		if _, errGet := k.client(kind, ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{}); errGet == nil {
+			return fmt.Errorf("status of %s %w", ref.Kind, ErrNoStatus) // it is no subresource
+		}
+	}
+	if err != nil {
 		return said(ref, err)
+	}
+	sent, _, _ := unstructured.NestedMap(u.Object, "status") // it is one
+	kept, _, _ := unstructured.NestedMap(now.Object, "status")
+	for _, name := range slices.Sorted(maps.Keys(sent)) {
+		if _, ok := kept[name]; !ok {
+			return fmt.Errorf("status.%s of %s %w", name, ref.Kind, ErrNoStatus)
+		}
 	}
 	return nil
 }

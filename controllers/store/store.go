@@ -79,6 +79,7 @@ var (
 	ErrForbidden     = errors.New("is not allowed")
 	ErrPartly        = errors.New("were written")
 	ErrNoKind        = errors.New("the cluster does not know this kind: its CRD is not installed")
+	ErrNoStatus      = errors.New("is not kept by the API server: the CRD is another's; tierctl crds check says what it lacks")
 	ErrUnfollowed    = errors.New("none are followed until it is")
 	ErrNoStore       = errors.New("there is no such store: tierctl apply creates it")
 	ErrLocked        = errors.New("another process holds the file")
