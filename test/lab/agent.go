@@ -102,13 +102,17 @@ func (l *Lab) WaitFor(ctx context.Context, revision string) error {
 
 // WaitForWords waits until so many agents have said something lately.
 func (l *Lab) WaitForWords(ctx context.Context, n int, words string) error {
+	var logs []string
 	for _, a := range l.agents {
 		if n > 0 && a.says(ctx, words) {
 			n--
 		}
+		a.mu.Lock()
+		logs = append(logs, a.node+":\n  "+strings.Join(a.log, "\n  "))
+		a.mu.Unlock()
 	}
 	if n > 0 {
-		return fmt.Errorf("%d more agents should have said %q", n, words)
+		return fmt.Errorf("%d more agents should have said %q; their logs:\n%s", n, words, strings.Join(logs, "\n"))
 	}
 	return nil
 }

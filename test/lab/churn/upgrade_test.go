@@ -162,9 +162,7 @@ func TestTwoAgentsOnANode(t *testing.T) {
 			s.tierctl.Path = altered(t, append(c.edits, moves), "-ldflags", "-X main.version=second")
 			s.traffic.does("a second agent starts")
 			fatal(t, s.StartAgents(s.tierctl))
-			ctx, stop := context.WithTimeout(t.Context(), *patience)
-			defer stop()
-			fatal(t, s.WaitForWords(ctx, len(s.Nodes()), "another agent runs on this node and has its table"))
+			s.words("another agent runs on this node and has its table")
 			report := s.report()
 			for range 3 {
 				s.traffic.advance(t)
@@ -178,7 +176,7 @@ func TestTwoAgentsOnANode(t *testing.T) {
 			s.traffic.does("the first agent ends")
 			began := time.Now()
 			fatal(t, s.StopFirst(len(s.Nodes())))
-			fatal(t, s.WaitForWords(ctx, len(s.Nodes()), "this one has taken over"))
+			s.words("this one has taken over")
 			t.Logf("the second has taken over after %v", time.Since(began).Round(time.Millisecond))
 			s.swap()
 			s.wait()
@@ -189,6 +187,14 @@ func TestTwoAgentsOnANode(t *testing.T) {
 			}
 		})
 	}
+}
+
+// words are said by one agent on each node.
+func (s *site) words(words string) {
+	s.t.Helper()
+	ctx, stop := context.WithTimeout(s.t.Context(), *patience)
+	defer stop()
+	fatal(s.t, s.WaitForWords(ctx, len(s.Nodes()), words))
 }
 
 // tables of all nodes, with the handles that change when something is made anew.
