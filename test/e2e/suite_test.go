@@ -27,6 +27,7 @@ type suite struct {
 	*kube.Cluster
 	root    string // of the repository
 	tierctl string
+	before  map[string]string // settings of the nodes without Tierwall
 }
 
 var shared *suite
@@ -54,18 +55,47 @@ func run(m *testing.M) (status int, err error) {
 	log := func(format string, args ...any) {
 		fmt.Printf("%5.1fs "+format+"\n", append([]any{time.Since(begun).Seconds()}, args...)...)
 	}
+	upgraded, done, err := buildNext(ctx, root)
+	if err != nil {
+		return 1, err
+	}
+	defer done()
 	s.Cluster, err = kube.Up(ctx, kube.Options{Log: log, Images: []kube.Image{
-		{Ref: "tierwall.test/tierwall:dev", Files: map[string]string{"/tierctl": s.tierctl}, Entrypoint: []string{"/tierctl"}}}})
+		{Ref: "tierwall.test/tierwall:dev", Files: map[string]string{"/tierctl": s.tierctl}, Entrypoint: []string{"/tierctl"}},
+		{Ref: "tierwall.test/tierwall:next", Files: map[string]string{"/tierctl": upgraded}, Entrypoint: []string{"/tierctl"}}}})
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, s.Down()) }()
+	s.before = map[string]string{}
+	for _, n := range s.Nodes {
+		if s.before[n.Name], err = settingsOf(ctx, n); err != nil {
+			return 1, fmt.Errorf("node %s: %w\n%s", n.Name, err, s.before[n.Name])
+		}
+	}
 	if err := s.install(ctx); err != nil {
 		return 1, errors.Join(err, s.explain(ctx))
 	}
 	log("Tierwall is installed")
 	shared = s
 	return m.Run(), nil
+}
+
+// next is the version of the tierctl to which agents are upgraded.
+const next = "v9.9.9"
+
+func buildNext(ctx context.Context, root string) (path string, done func(), err error) {
+	dir, err := os.MkdirTemp("", "tierctl-")
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(dir, "tierctl")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+next, "-o", path, "./cli")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := said(cmd); err != nil {
+		return "", nil, fmt.Errorf("building tierctl %s: %w\n%s", next, err, out)
+	}
+	return path, func() { _ = os.RemoveAll(dir) }, nil
 }
 
 // install as the README says.

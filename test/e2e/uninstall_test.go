@@ -3,12 +3,29 @@
 package e2e
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tierwall/tierwall/test/kube"
 )
 
-// Uninstalled as the README says, nothing of Tierwall is left on the nodes or in the cluster, and what a policy closed is open. Then the
+// settingsOf a node are what iptables of both kinds have there, and what the agent sets for bridges.
+func settingsOf(ctx context.Context, n *kube.Node) (string, error) {
+	return said(n.Command(ctx, "sh", "-c", "for i in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do $i-save | sed '/^#/d; s/ \\[[0-9:]*\\]$//'; done; "+
+		"grep . /proc/sys/net/bridge/bridge-nf-call-*"))
+}
+
+// othersTables are all of nft's but ours, without what they count.
+func (t *test) othersTables(n *kube.Node) string {
+	t.Helper()
+	return t.command(n.Command(t.Context(), "sh", "-c", "nft list tables | grep -v 'inet tierwall$' | while read t; do nft --stateless list $t; done"), "")
+}
+
+// Uninstalled as the README says, the nodes are as they were, byte for byte; nothing of Tierwall is left on the nodes or in the cluster, and what a policy closed is open. Then the
 // chart installs it anew: new pods are closed until they are known, the policy is in force again, and the CRDs stay when the release goes.
 // The tests after this one find it installed by the chart.
 func TestUninstallAndHelm(t *testing.T) {
@@ -24,10 +41,26 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 	to := append(pods["server"], pods["routed"]...)
 	s.expect("installed", shuts("left/client", to...))
 
+	others := map[string]string{}
+	for _, n := range s.Nodes {
+		others[n.Name] = s.othersTables(n)
+	}
 	s.kubectl("-n", "tierwall-system", "patch", "daemonset", "tierwall-agent", "--patch-file", filepath.Join(deploy, "remove.yaml"))
 	s.eventually("no node reports", func() bool { return s.kubectl("get", "nodereports.tierwall.io", "-o", "name") == "" })
 	s.kubectl("delete", "-k", filepath.Join(s.root, "config", "crd"), "--timeout=60s") // while the controller is there: tiers have a finalizer
 	s.kubectl("delete", "-f", filepath.Join(deploy, "tierwall.yaml"), "--timeout=90s")
+	for _, n := range s.Nodes {
+		settings, err := settingsOf(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(s.before[n.Name], settings); diff != "" {
+			t.Errorf("node %s is not as it was before the install:\n%s", n.Name, diff)
+		}
+		if diff := cmp.Diff(others[n.Name], s.othersTables(n)); diff != "" {
+			t.Errorf("the tables of others on node %s are not as they were:\n%s", n.Name, diff)
+		}
+	}
 	s.expect("uninstalled", opens("left/client", to...))
 	for _, n := range s.Nodes {
 		if out := s.command(n.Command(t.Context(), "nft", "list", "tables"), ""); strings.Contains(out, "tierwall") {
