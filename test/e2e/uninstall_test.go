@@ -79,13 +79,28 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 	image := []string{"--set", "image.repository=tierwall.test/tierwall", "--set", "image.tag=dev", "--wait", "--timeout", "90s"}
 	s.kubectl("create", "namespace", "tierwall-system")
 	s.kubectl("label", "namespace", "tierwall-system", "pod-security.kubernetes.io/enforce=privileged")
-	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth"}, image...)...)
+	const units = "/var/lib/units" // a node's /etc is this machine's
+	for _, n := range s.Nodes {
+		s.command(n.Command(t.Context(), "mkdir", units), "")
+	}
+	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth", "--set", "agent.boot.install=true,agent.boot.units=" + units}, image...)...)
 	s.expect("by the chart", shuts("left/client", to...))
+	s.remembers(0, "server", "client")
+	s.remembers(1, "routed", "client")
 	helm("uninstall", "tierwall", "--wait")
 	if out := s.kubectl("get", "crds", "-o", "name"); !strings.Contains(out, "globalnetworkpolicies.projectcalico.org") {
 		t.Errorf("the CRDs went with the release: %s", out)
 	}
 	s.now("the tables filter on without agents", shuts("left/client", to...))
+	for _, n := range s.Nodes { // as when the nodes start, and nothing of Kubernetes has yet
+		s.command(n.Command(t.Context(), "nft", "delete", "table", "inet", "tierwall"), "")
+	}
+	s.now("open", opens("left/client", to...))
+	for _, n := range s.Nodes {
+		s.command(n.Command(t.Context(), "sh", "-ec", `eval "$(sed -n 's/^Environment="\(.*\)"$/export "\1"/p' `+units+`/tierwall-boot.service.d/environment.conf)"
+			exec $(sed -n 's/^ExecStart=//p' `+units+`/sysinit.target.wants/tierwall-boot.service)`), "")
+	}
+	s.now("what systemd runs before the network is up", shuts("left/client", to...))
 	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth"}, image...)...)
 	s.now("and again", shuts("left/client", to...))
 }
