@@ -94,11 +94,11 @@ func agent(c *cli.Context) error {
 		a.Store = store.RememberIn(filepath.Join(state, snapshotName), s)
 	}
 	if c.Bool("remove") {
-		if err := a.Remove(c.Context); err != nil {
-			return err
+		if !alone { // first, or what is remembered would be enforced again when the machine starts
+			return errors.Join(bootFiles{state, c.String("units")}.remove(), a.Remove(c.Context))
 		}
-		if !alone {
-			return bootFiles{state, c.String("units")}.remove()
+		if err := errors.Join(a.Remove(c.Context), removeRescue(state)); err != nil {
+			return err
 		}
 		rollOnce(c.Context, &controllers.Rollup{Store: s, Log: a.Log})
 		return nil

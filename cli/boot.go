@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -70,7 +71,11 @@ func boot(c *cli.Context) error {
 		return usagef("boot needs --state")
 	}
 	if c.Bool("install") {
-		err := u.install(os.Environ())
+		settings, err := bootSettings(c)
+		if err != nil {
+			return err
+		}
+		err = u.install(settings)
 		if err != nil && c.Bool("best-effort") {
 			fmt.Fprintf(c.App.ErrWriter, "tierctl: this node will not enforce before its API server answers: %v\n", err)
 			return nil
@@ -94,6 +99,27 @@ func enforceRemembered(c *cli.Context, state string) error {
 		return nil
 	}
 	return programRemembered(c, kernel, state)
+}
+
+// bootSettings are the variables by which the table is what it is.
+func bootSettings(c *cli.Context) ([]string, error) {
+	node, err := nodeName(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := policyOptions(c); err != nil { // it would be refused when the machine starts
+		return nil, err
+	}
+	out := []string{"NODE_NAME=" + node}
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, "FELIX_") {
+			out = append(out, v)
+		}
+	}
+	if action := c.String("default-endpoint-to-host-action"); action != "" {
+		out = append(out, "FELIX_DEFAULTENDPOINTTOHOSTACTION="+action)
+	}
+	return out, nil
 }
 
 // bootFiles are where what starts with the machine is.
@@ -136,7 +162,8 @@ func (u bootFiles) remove() error {
 	var errs []error
 	for _, path := range []string{u.wanted(), u.environment(), filepath.Dir(u.environment()), u.unit(), u.program(), filepath.Dir(u.program()),
 		filepath.Join(u.state, snapshotName), filepath.Join(u.state, rescueName)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) { // what else is there is somebody's
 			errs = append(errs, err)
 		}
 	}
@@ -146,14 +173,12 @@ func (u bootFiles) remove() error {
 	return nil
 }
 
-// settings are those of the agent's variables by which a table differs, as a drop-in of the unit.
+// settings are variables as a drop-in of the unit.
 func settings(environment []string) []byte {
 	var out bytes.Buffer
 	out.WriteString("# The agent's settings, written when it was installed.\n[Service]\n")
 	for _, v := range slices.Sorted(slices.Values(environment)) {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "FELIX_") || name == "NODE_NAME" {
-			fmt.Fprintf(&out, "Environment=%s\n", strings.ReplaceAll(strconv.Quote(v), "%", "%%"))
-		}
+		fmt.Fprintf(&out, "Environment=%s\n", strings.ReplaceAll(strconv.Quote(v), "%", "%%"))
 	}
 	return out.Bytes()
 }

@@ -11,7 +11,7 @@ import (
 func TestBootFiles(t *testing.T) {
 	root := t.TempDir()
 	u := bootFiles{state: filepath.Join(root, "state"), units: filepath.Join(root, "units")}
-	environment := []string{"PATH=/bin", `FELIX_LOGPREFIX=a "b" 50%`, "NODE_NAME=n1", "TIERWALL_STATE=/elsewhere"}
+	environment := []string{"NODE_NAME=n1", `FELIX_LOGPREFIX=a "b" 50%`}
 	if err := u.install(environment); err == nil || !strings.Contains(err.Error(), "systemd does not start this machine") {
 		t.Errorf("a machine without systemd: %v", err)
 	}

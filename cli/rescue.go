@@ -28,10 +28,10 @@ func rescue(c *cli.Context) error {
 		return usagef("--rescue needs --state")
 	}
 	path := filepath.Join(state, rescueName)
-	if err := writeFile(path, nil, 0o600); err != nil {
-		return fmt.Errorf("rescue: %w", err)
-	}
-	if obeyed(c.Context, path) {
+	unwritten := declare(path)
+	if unwritten != nil {
+		fmt.Fprintf(c.App.ErrWriter, "tierctl: an agent that runs cannot be told, and the next one will not know: %v\n", unwritten)
+	} else if obeyed(c.Context, path) {
 		fmt.Fprintf(c.App.Writer, "the agent has done it: host endpoints guard nothing while %s is there\n", path)
 		return nil
 	}
@@ -53,6 +53,22 @@ func rescue(c *cli.Context) error {
 		return fmt.Errorf("rescue: removing the table: %w", err)
 	}
 	fmt.Fprintf(c.App.Writer, "the table is taken out as a whole: neither hosts nor pods are guarded until an agent runs; that one leaves hosts alone while %s is there\n", path)
+	return nil
+}
+
+// declare makes the file, if it is not there.
+func declare(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	return writeFile(path, nil, 0o600)
+}
+
+// removeRescue takes the file away, if it is there.
+func removeRescue(state string) error {
+	if err := os.Remove(filepath.Join(state, rescueName)); state != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -100,19 +116,26 @@ func programRemembered(c *cli.Context, kernel *nft.Conn, state string) error {
 		return err
 	}
 	file := store.OpenBolt(filepath.Join(state, snapshotName)).Existing()
-	var expected []nft.Interface
-	switch err := file.Kept(c.Context, &expected); {
-	case err == nil:
-		inCluster(&options)
-	case errors.Is(err, store.ErrNoStore) && c.Bool("rescue"):
+	var kept controllers.Kept
+	err = file.Kept(c.Context, &kept)
+	switch {
+	case c.Bool("rescue") && (errors.Is(err, store.ErrNoStore) || c.IsSet("datastore")):
 		if file, err = hostStore(c); err != nil {
 			return err
 		}
-	default:
+		kept = controllers.Kept{}
+	case kept.Node != "" && kept.Node != node:
+		return fmt.Errorf("%s is node %s's, and this is %s (--node, NODE_NAME)", filepath.Join(state, snapshotName), kept.Node, node)
+	case errors.Is(err, store.ErrNoStore):
 		return err
+	default:
+		if err != nil { // whether the objects can be read is another question
+			fmt.Fprintf(c.App.ErrWriter, "tierctl: which interfaces the node had is not known: %v\n", err)
+		}
+		inCluster(&options)
 	}
 	a := controllers.Agent{Store: file, Kernel: kernel, Node: node, Policy: options, Once: true, Version: version, Log: newLog(c),
-		Rescue: filepath.Join(state, rescueName), Expected: expected}
+		Rescue: filepath.Join(state, rescueName), Rescued: c.Bool("rescue"), Expected: kept.Interfaces}
 	return a.Run(c.Context)
 }
 

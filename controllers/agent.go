@@ -37,7 +37,8 @@ type Agent struct {
 	// ReportEvery is how long one report waits for the next at least: in a cluster all nodes report at once.
 	ReportEvery time.Duration
 	ProcSysNet  string // where the host's is, if it is not nft.ProcSysNet
-	Rescue      string // the file of which Rescued tells; "" for none
+	Rescue      string // the file that makes host endpoints guard nothing; "" for none
+	Rescued     bool   // as if it were there
 	// Expected are interfaces that the node is going to have, for an agent that runs before the network is up.
 	Expected []nft.Interface
 
@@ -77,7 +78,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Health = &Health{}
 	}
 	index := policy.NewIndex(a.Node, a.Policy)
-	a.rescue = rescue{path: a.Rescue}
+	a.rescue = rescue{path: a.Rescue, always: a.Rescued}
 	defer a.rescue.begin(index)()
 	interfaces, err := nft.Interfaces(ctx)
 	if err != nil {
@@ -146,6 +147,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				continue
 			}
 			a.Metrics.foreign.Inc()
+			a.memory.held = false // what another has changed is no older truth
 			a.because.add("another program's change")
 			a.Log.Warn("another program has changed the table: it is mended")
 		case <-again.due():
@@ -212,7 +214,7 @@ func (a *Agent) look(index *policy.Index) {
 // interfaces. It gives the names of those that are bridges.
 func (a *Agent) setInterfaces(index *policy.Index, from []nft.Interface) (bridges map[string]bool) {
 	if k, ok := a.Store.(keeping); ok {
-		if err := k.Keep(from); err != nil {
+		if err := k.Keep(Kept{a.Node, from}); err != nil {
 			a.Log.Warn("the node's interfaces cannot be remembered", "error", err)
 		}
 	}
@@ -295,7 +297,12 @@ func (a *Agent) program(plan *policy.Plan, bridges map[string]bool, revision str
 		}
 		a.noted = notes
 	}
-	unfiltered := errors.Join(a.bridged.look(plan, a.Node, bridges), a.remember(plan))
+	unfiltered := a.bridged.look(plan, a.Node, bridges)
+	if err := a.remember(plan); err != nil && !a.taken {
+		return errors.Join(unfiltered, fmt.Errorf("the kernel keeps the table that it has: %w", err)) // or what it remembers would be lost
+	} else if err != nil {
+		unfiltered = errors.Join(unfiltered, err)
+	}
 	changes, err := a.apply(plan)
 	if !errors.Is(err, nft.ErrOwned) {
 		unfiltered = errors.Join(unfiltered, a.bridged.filter(a.procSysNet()))

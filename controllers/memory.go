@@ -36,6 +36,12 @@ func (m *memory) holds(a *Agent) bool {
 	return m.held
 }
 
+// Kept is what a node remembers of itself.
+type Kept struct {
+	Node       string
+	Interfaces []nft.Interface
+}
+
 // keeping is a store that keeps something of the node beside its objects.
 type keeping interface{ Keep(any) error }
 

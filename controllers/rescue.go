@@ -1,7 +1,9 @@
 package controllers
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -13,6 +15,7 @@ import (
 // makes the file at its console, and needs no cluster, no API server and no program of ours for it. Workloads stay guarded.
 type rescue struct {
 	path   string
+	always bool
 	on     bool
 	told   bool // the file says that it is obeyed
 	ticker *time.Ticker
@@ -25,7 +28,7 @@ const rescueEvery = time.Second
 const RescueObeyed = "obeyed"
 
 func (r *rescue) begin(index *policy.Index) (end func()) {
-	if r.path == "" {
+	if r.path == "" && !r.always {
 		return func() {}
 	}
 	r.look(index)
@@ -42,8 +45,12 @@ func (r *rescue) looks() <-chan time.Time {
 }
 
 func (r *rescue) look(index *policy.Index) (changed bool) {
-	_, err := os.Stat(r.path) // a file that cannot be looked at is none
-	if on := err == nil; on != r.on {
+	_, err := os.Stat(r.path)
+	on := r.on // while the file cannot be looked at
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		on = err == nil
+	}
+	if on = on || r.always; on != r.on {
 		r.on, r.told = on, false
 		index.ReleaseHosts(on)
 		return true

@@ -19,7 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Apply makes all CRDs ours, or changes nothing: those that are not there are installed, ours upgraded, and another's taken over, whose spec is
+// Apply makes all CRDs ours, or changes nothing, as far as can be told before, for all is tried without effect first: those that are not there are installed, ours upgraded, and another's taken over, whose spec is
 // kept in an annotation for Restore. Objects that are stored in a version which goes are written again. It can be done again, also when it
 // was broken off. A CRD of a later tierctl stays as it is, and objects lose nothing, unless it is forced. say is told what was done.
 func (c *Cluster) Apply(ctx context.Context, force bool, say func(crd, done string)) error {
@@ -30,7 +30,13 @@ func (c *Cluster) Apply(ctx context.Context, force bool, say func(crd, done stri
 	if err := refusals(findings, force); err != nil {
 		return err
 	}
-	findings = slices.DeleteFunc(findings, func(f Finding) bool { return f.State == Current || f.State == Newer && !force })
+	findings = slices.DeleteFunc(findings, func(f Finding) bool {
+		later := f.State == Newer && !force
+		if later {
+			say(f.Name, "is of a later tierctl: left as it is")
+		}
+		return f.State == Current || later
+	})
 	for _, dry := range []bool{true, false} {
 		for i := range findings {
 			if err := c.apply(ctx, &findings[i], dry, say); err != nil {

@@ -89,7 +89,7 @@ func (s *Snapshot) Watch(ctx context.Context) iter.Seq2[Event, error] {
 	}
 }
 
-// useless is a file that this version cannot read, whatever happens.
+// useless is a file that is damaged, or of a version that is none of ours.
 func useless(why error) bool { return errors.Is(why, ErrCorrupt) || errors.Is(why, ErrNewerVersion) }
 
 // recall reads the file, and removes one that is damaged.
@@ -122,7 +122,7 @@ func (s *Snapshot) beginAnew(why error) error {
 // written whole.
 func (s *Snapshot) follow(ctx context.Context, told map[v3.Ref]bool, yield func(Event, error) bool) (again bool) {
 	watching, stop := context.WithCancel(ctx)
-	m := memory{Snapshot: s, bell: make(chan struct{}, 1), errs: make(chan error), pending: map[v3.Ref]Event{}}
+	m := scribe{Snapshot: s, bell: make(chan struct{}, 1), errs: make(chan error), pending: map[v3.Ref]Event{}}
 	tales := make(chan tale)
 	var running sync.WaitGroup
 	running.Go(func() { m.write(watching) })
@@ -217,8 +217,8 @@ func after(told map[v3.Ref]bool, all []Event) (out []Event) {
 	return out
 }
 
-// memory is what has been told and is not yet written.
-type memory struct {
+// scribe writes what has been told.
+type scribe struct {
 	*Snapshot
 	bell chan struct{}
 	errs chan error // of writing, once for each reason
@@ -230,7 +230,7 @@ type memory struct {
 	due     time.Time
 }
 
-func (m *memory) take(events []Event) {
+func (m *scribe) take(events []Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.whole, m.begun = m.whole || !m.begun, true
@@ -254,7 +254,7 @@ func (m *memory) take(events []Event) {
 }
 
 // write what is due until ctx ends, and then what is not.
-func (m *memory) write(ctx context.Context) {
+func (m *scribe) write(ctx context.Context) {
 	complaint := ""
 	for timer := time.NewTimer(0); ; {
 		select {
@@ -289,14 +289,14 @@ func (m *memory) write(ctx context.Context) {
 	}
 }
 
-func (m *memory) wait() (wait time.Duration, waiting bool) {
+func (m *scribe) wait() (wait time.Duration, waiting bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return time.Until(m.due), !m.due.IsZero()
 }
 
 // save what is pending. After an error it is pending still, but for what was told since.
-func (m *memory) save() error {
+func (m *scribe) save() error {
 	m.mu.Lock()
 	events, whole := m.pending, m.whole
 	m.pending, m.whole, m.due = map[v3.Ref]Event{}, false, time.Time{}
@@ -316,7 +316,7 @@ func (m *memory) save() error {
 	return fmt.Errorf("%w: %w", ErrUnremembered, errors.Join(err, m.beginAnew(err)))
 }
 
-func (m *memory) record(tx *Tx, events map[v3.Ref]Event, whole bool) error {
+func (m *scribe) record(tx *Tx, events map[v3.Ref]Event, whole bool) error {
 	if whole {
 		if err := tx.retain(events); err != nil {
 			return err

@@ -94,7 +94,7 @@ func TestSnapshotKeepsWhatPolicyAsks(t *testing.T) {
 	told := set("s")
 	told.Status.Conditions = []metav1.Condition{{Type: "Accepted"}}
 	told.ResourceVersion = "78"
-	m := memory{Snapshot: snap, pending: map[v3.Ref]Event{
+	m := scribe{Snapshot: snap, pending: map[v3.Ref]Event{
 		setRef("s"):                {Type: Put, Ref: setRef("s"), Object: told},
 		v3.RefOf(pod):              {Type: Put, Ref: v3.RefOf(pod), Object: pod},
 		setRef("bad"):              {Type: Put, Ref: setRef("bad"), Object: set("bad"), Corrupt: errors.New("no")},
@@ -247,7 +247,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		all[v3.RefOf(p)] = Event{Type: Put, Ref: v3.RefOf(p), Object: p}
 	}
 	snap := remembering(b, newStore(b))
-	m := memory{Snapshot: snap}
+	m := scribe{Snapshot: snap}
 	whole := func() {
 		m.pending, m.whole = maps.Clone(all), true
 		must(b, m.save())

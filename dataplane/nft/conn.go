@@ -305,6 +305,11 @@ func (c *Conn) Delete() error {
 	if err != nil || t == nil {
 		return err
 	}
+	if t.Flags&nftables.TableFlagOwner == 0 {
+		if err := c.lock.hold(c.name); err != nil {
+			return err
+		}
+	}
 	c.forget()
 	w := &writer{newBatch(0), c.name}
 	w.deleteTable()

@@ -39,7 +39,7 @@ func (x *Index) setClusterNetwork(ref v3.Ref, o *policyapi.ClusterNetworkPolicy)
 	b.policy.Ingress, errs[1] = c.rules("spec.ingress", clusterIngress(o.Spec.Ingress), Ingress)
 	b.policy.Egress, errs[2] = c.rules("spec.egress", clusterEgress(o.Spec.Egress), Egress)
 	x.books[ref] = b
-	return errors.Join(errs[:]...)
+	return errors.Join(append(errs[:], b.bounded())...)
 }
 
 // clusterRule is a rule of either direction: an ingress peer is an egress peer that is never outside the cluster.

@@ -90,7 +90,7 @@ func pod(ref v3.Ref, o *corev1.Pod) (*member, error) {
 		}
 	}
 	if n := len(addrs); n > MaxAddrs {
-		m.addrs, m.closed = addrs[:MaxAddrs], true
+		m.closed = true // at all of them
 		err = errors.Join(err, fmt.Errorf("addresses: %d are more than %d: the endpoint is cut off", n, MaxAddrs))
 	}
 	if text := o.Annotations[annotationSources]; text != "" {

@@ -100,6 +100,9 @@ spec:
 		t.Error("allowed connections were lost")
 	}
 
+	s.command(s.Nodes[0].Command(t.Context(), "nft", "flush", "table", "inet", "tierwall"), "")
+	s.expect("flushed by another, while nobody knows better: what the node remembers", flows...)
+
 	// as when a node starts: no table, and nobody to ask
 	removed := time.Time{}
 	s.eventually("the table of n1 is gone", func() bool {
