@@ -362,8 +362,8 @@ func TestLater(t *testing.T) {
 		t.Errorf("it is %+v", f)
 	}
 	fatal(t, s.apply(false))
-	if len(s.said) > 0 {
-		t.Errorf("not forced: %q", s.said)
+	if f := s.findings()[0]; f.State != Newer || len(s.said) != 1 || !strings.Contains(s.said[0], "left as it is") {
+		t.Errorf("not forced: %+v; said %q", f, s.said)
 	}
 	fatal(t, s.apply(true))
 	if f := s.findings()[0]; f.State != Current || !strings.Contains(strings.Join(s.said, ""), "downgraded") {
