@@ -77,11 +77,14 @@ func (l *lock) answer() error {
 
 // rightful tells whether a process of our own user has a name, and answers.
 func rightful(name *unix.SockaddrUnix) bool {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return true
 	}
 	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 1}); err != nil { // and no longer for an answer
+		return true
+	}
 	if err := unix.Connect(fd, name); err != nil {
 		return false
 	}
