@@ -319,10 +319,14 @@ func (c *Conn) Delete() error {
 	return nil
 }
 
-// Has tells whether the table is in the kernel, whoever owns it.
-func (c *Conn) Has() (bool, error) {
+// Has tells whether the table is in the kernel, whoever owns it, and has a rule: one that was flushed has none.
+func (c *Conn) Has() (has bool, err error) {
 	t, err := c.find()
-	return t != nil, err
+	if err != nil || t == nil {
+		return false, err
+	}
+	err = c.eachRule(t, func(_ *nftables.Chain, r *nftables.Rule) { has = has || r != nil })
+	return has, err
 }
 
 // find gives the table as the kernel lists it, or nil.

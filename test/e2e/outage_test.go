@@ -80,14 +80,16 @@ spec:
 		}
 	}()
 	s.now("nobody to ask", flows...)
+	keeps := func() int {
+		out, _ := said(s.Nodes[0].Command(t.Context(), "sh", "-c", "cat /var/log/pods/tierwall-system_tierwall-agent-*/agent/*.log"))
+		return strings.Count(out, "the kernel keeps the table that it has until the store has said")
+	}
+	before := keeps()
 	if err := s.Nodes[0].KillContainers(t.Context(), "agent"); err != nil {
 		t.Fatal(err)
 	}
 	s.now("the agent is killed", flows...)
-	s.eventually("another agent on n1, which is not ready but keeps the table", func() bool {
-		out, _ := said(s.Nodes[0].Command(t.Context(), "sh", "-c", "cat /var/log/pods/tierwall-system_tierwall-agent-*/agent/*.log"))
-		return strings.Contains(out, "the kernel keeps the table that it has until the store has said")
-	})
+	s.eventually("another agent on n1, which is not ready but keeps the table", func() bool { return keeps() > before })
 	s.now("another agent", flows...)
 	tries, wrong := denied()
 	t.Logf("away, agent killed: %d denied connections tried, %d got through", tries, wrong)
@@ -127,6 +129,9 @@ spec:
 		return err == nil
 	})
 	taken := time.Now()
+	s.eventually("the change comes to both nodes: an agent may have asked a moment before the server was back", func() bool {
+		return !slices.ContainsFunc(to, func(at string) bool { return s.try("away/stranger", "tcp", at, "80", short) != answered })
+	})
 	s.expect("a change after it is back", opens("away/stranger", to...), shuts("away/friend", to...))
 	t.Logf("a change was taken %.1f s after the API server was back, and in force on both nodes within %.1f s more", taken.Sub(again).Seconds(), time.Since(taken).Seconds())
 	s.kubectl("-n", "tierwall-system", "rollout", "status", "daemonset/tierwall-agent", "--timeout=90s")

@@ -40,6 +40,7 @@ type Cluster struct {
 	client        *kubernetes.Clientset
 	processes     sync.WaitGroup
 	running       sync.Map        // *process by name
+	outages       int             // of the control plane
 	failed        context.Context // ends when a process does
 	fail          context.CancelCauseFunc
 }

@@ -86,8 +86,25 @@ func (c *Cluster) StopControlPlane() error {
 	return errors.Join(c.kill("kube-apiserver"), c.kill("etcd"))
 }
 
-// ContinueControlPlane starts both again, and waits until the API server answers.
-func (c *Cluster) ContinueControlPlane(ctx context.Context) error { return c.startStore(ctx) }
+// ContinueControlPlane starts both again, and the controllers, which would ask again but every half minute; it waits until they do their work.
+func (c *Cluster) ContinueControlPlane(ctx context.Context) error {
+	if err := errors.Join(c.kill("kube-controller-manager"), c.kill("kube-scheduler"), c.startStore(ctx)); err != nil {
+		return err
+	}
+	if err := c.startControllers(); err != nil {
+		return err
+	}
+	c.outages++
+	name := fmt.Sprintf("after-outage-%d", c.outages)
+	if _, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	err := c.await(ctx, "kube-controller-manager", func(ctx context.Context) error {
+		_, err := c.client.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+	return errors.Join(err, c.client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}))
+}
 
 // startControlPlane starts etcd and everything that needs no node, as soon as what each needs is there.
 func (c *Cluster) startControlPlane(ctx context.Context) error {
