@@ -111,13 +111,15 @@ func bootSettings(c *cli.Context) ([]string, error) {
 		return nil, err
 	}
 	out := []string{"NODE_NAME=" + node}
+	const toHost = "FELIX_DEFAULTENDPOINTTOHOSTACTION="
+	action := c.String("default-endpoint-to-host-action")
 	for _, v := range os.Environ() {
-		if strings.HasPrefix(v, "FELIX_") {
+		if strings.HasPrefix(v, "FELIX_") && (action == "" || !strings.HasPrefix(strings.ToUpper(v), toHost)) {
 			out = append(out, v)
 		}
 	}
-	if action := c.String("default-endpoint-to-host-action"); action != "" {
-		out = append(out, "FELIX_DEFAULTENDPOINTTOHOSTACTION="+action)
+	if action != "" {
+		out = append(out, toHost+action)
 	}
 	return out, nil
 }

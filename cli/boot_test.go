@@ -70,3 +70,29 @@ func read(t *testing.T, path string) string {
 	}
 	return string(text)
 }
+
+// What the command line says is what the unit has: of two that say the same, the flag.
+func TestBootSettings(t *testing.T) {
+	root := t.TempDir()
+	u := bootFiles{state: filepath.Join(root, "state"), units: filepath.Join(root, "units")}
+	if err := os.MkdirAll(u.units, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NODE_NAME", "another")
+	t.Setenv("FELIX_DEFAULTENDPOINTTOHOSTACTION", "Drop")
+	t.Setenv("FELIX_LOGPREFIX", "tw")
+	var errs strings.Builder
+	args := []string{"boot", "--install", "--node", "worker-7", "--default-endpoint-to-host-action", "Return", "--state", u.state, "--units", u.units}
+	if status := run(t.Context(), args, strings.NewReader(""), &errs, &errs); status != exitOK {
+		t.Fatal(status, errs.String())
+	}
+	want := "[Service]\nEnvironment=\"FELIX_DEFAULTENDPOINTTOHOSTACTION=Return\"\nEnvironment=\"FELIX_LOGPREFIX=tw\"\nEnvironment=\"NODE_NAME=worker-7\"\n"
+	if got := read(t, u.environment()); !strings.HasSuffix(got, want) {
+		t.Errorf("the environment is\n%s", got)
+	}
+	for _, args := range [][]string{{"agent", "--rescue", "--state", ""}, {"agent", "--end-rescue", "--state", ""}, {"boot", "--state", ""}} {
+		if status := run(t.Context(), args, strings.NewReader(""), &errs, &errs); status != exitUsage {
+			t.Errorf("%v: status %d", args, status)
+		}
+	}
+}

@@ -66,7 +66,10 @@ func declare(path string) error {
 
 // removeRescue takes the file away, if it is there.
 func removeRescue(state string) error {
-	if err := os.Remove(filepath.Join(state, rescueName)); state != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if state == "" {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(state, rescueName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -93,7 +96,11 @@ func obeyed(ctx context.Context, path string) bool {
 
 // endRescue makes host endpoints guard again.
 func endRescue(c *cli.Context) error {
-	path := filepath.Join(c.String("state"), rescueName)
+	state := c.String("state")
+	if state == "" {
+		return usagef("--end-rescue needs --state")
+	}
+	path := filepath.Join(state, rescueName)
 	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintf(c.App.Writer, "%s is not there: host endpoints guard already\n", path)
 		return nil
