@@ -7,45 +7,85 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// arrange puts the command first, then its flags, then its arguments, so that flags may stand anywhere on the command
-// line; the library alone would take a flag behind an argument for an argument. It also finds the unknown command and
+// arrange puts the program's own flags first, then the command, its flags and its arguments, so that flags may stand anywhere on the
+// command line; the library alone would take a flag behind an argument for an argument. It also finds the unknown command and
 // the unknown flag, and says what was meant.
 func arrange(app *cli.App, args []string) ([]string, error) {
-	p := splitter{takesValue: flagsOf(app.Commands)}
+	p := splitter{takesValue: flagsOf(app.Flags, app.Commands)}
 	if err := p.split(args); err != nil {
 		return nil, err
 	}
 	if len(p.words) > 0 && p.words[0] == "help" {
-		p.words, p.flags = p.words[1:], []string{"--help"}
+		p.words, p.flags = p.words[1:], []flagWords{{"--help"}}
 	}
-	if len(p.words) == 0 {
-		if len(p.flags) == 0 || p.help() {
-			return []string{"--help"}, nil
-		}
-		return nil, usagef("no command given; see 'tierctl --help'")
+	if len(p.words) == 0 && (len(p.flags) == 0 || p.help()) {
+		return []string{"--help"}, nil
 	}
-	command := app.Command(p.words[0])
-	if command == nil {
-		return nil, usagef("unknown command %q%s; see 'tierctl --help'", p.words[0], suggest(p.words[0], names(app.Commands)))
+	path, err := descend(app, p.words, p.help())
+	if err != nil {
+		return nil, err
 	}
-	known := flagsOf([]*cli.Command{command})
+	command := path[len(path)-1]
+	var line, full []string
+	for _, c := range path {
+		line, full = append(line, c.Name), append(full, c.Name)
+	}
+	global, known := flagsOf(app.Flags, nil), flagsOf(nil, []*cli.Command{command})
+	delete(global, "help")
+	delete(global, "h")
+	var front []string
 	for _, f := range p.flags {
-		if name := flagName(f); name != "" && p.isFlag[f] && !has(known, name) {
-			return nil, usagef("%s has no flag %s%s; see 'tierctl %s --help'", command.Name, dashed(name), suggest(dashed(name), dashedAll(known)), command.Name)
+		switch name := flagName(f[0]); {
+		case has(known, name):
+			line = append(line, f...)
+		case has(global, name):
+			front = append(front, f...)
+		default:
+			for n, v := range global {
+				known[n] = v
+			}
+			return nil, usagef("%s has no flag %s%s; see 'tierctl %s --help'", strings.Join(full, " "), dashed(name), suggest(dashed(name), dashedAll(known)),
+				strings.Join(full, " "))
 		}
 	}
-	return slices.Concat([]string{command.Name}, p.flags, []string{"--"}, p.words[1:]), nil
+	line = slices.Concat(front, line)
+	if len(command.Subcommands) > 0 { // only its help was asked for
+		return line, nil
+	}
+	return slices.Concat(line, []string{"--"}, p.words[len(path):]), nil
+}
+
+// descend follows words from a command to the one below that does something, or as far as help is asked for.
+func descend(app *cli.App, words []string, help bool) (path []*cli.Command, err error) {
+	at, below := "tierctl", app.Commands
+	for {
+		if len(words) == len(path) {
+			return nil, usagef("no command given: %s has %s; see '%s --help'", at, strings.Join(names(below), ", "), at)
+		}
+		word := words[len(path)]
+		i := slices.IndexFunc(below, func(c *cli.Command) bool { return c.HasName(word) })
+		if i < 0 {
+			return nil, usagef("unknown command %q%s; see '%s --help'", strings.TrimPrefix(at+" "+word, "tierctl "), suggest(word, names(below)), at)
+		}
+		path = append(path, below[i])
+		at, below = at+" "+below[i].Name, below[i].Subcommands
+		if len(below) == 0 || help && len(words) == len(path) {
+			return path, nil
+		}
+	}
 }
 
 // splitter tells flags with their values from words.
 type splitter struct {
-	takesValue   map[string]bool
-	flags, words []string
-	isFlag       map[string]bool // which of flags are not values
+	takesValue map[string]bool
+	flags      []flagWords
+	words      []string
 }
 
+// flagWords are a flag, and its value where that is a word of its own.
+type flagWords []string
+
 func (p *splitter) split(args []string) error {
-	p.isFlag = map[string]bool{}
 	for len(args) > 0 {
 		a := args[0]
 		args = args[1:]
@@ -57,26 +97,26 @@ func (p *splitter) split(args []string) error {
 			p.words = append(p.words, a)
 			continue
 		}
-		name := flagName(a)
-		takes, known := p.takesValue[name]
+		takes, known := p.takesValue[flagName(a)]
 		if short := a[1:2]; !known && a[1] != '-' && p.takesValue[short] { // -oyaml
-			p.isFlag["-"+short] = true
-			p.flags = append(p.flags, "-"+short, strings.TrimPrefix(a[2:], "="))
+			p.flags = append(p.flags, flagWords{"-" + short, strings.TrimPrefix(a[2:], "=")})
 			continue
 		}
-		p.isFlag[a] = true
-		p.flags = append(p.flags, a)
+		f := flagWords{a}
 		if takes && !strings.Contains(a, "=") {
 			if len(args) == 0 {
 				return usagef("flag %s needs a value", a)
 			}
-			p.flags, args = append(p.flags, args[0]), args[1:]
+			f, args = append(f, args[0]), args[1:]
 		}
+		p.flags = append(p.flags, f)
 	}
 	return nil
 }
 
-func (p *splitter) help() bool { return p.isFlag["--help"] || p.isFlag["-h"] }
+func (p *splitter) help() bool {
+	return slices.ContainsFunc(p.flags, func(f flagWords) bool { return f[0] == "--help" || f[0] == "-h" })
+}
 
 // flagName of -x, --x or --x=y.
 func flagName(a string) string {
@@ -87,18 +127,40 @@ func flagName(a string) string {
 	return name
 }
 
-// flagsOf the commands, by each of their names, with whether they take a value. A name means the same everywhere.
-func flagsOf(commands []*cli.Command) map[string]bool {
+// flagsOf the program and of commands with all below them, by each of their names, with whether they take a value. A name means the same
+// everywhere.
+func flagsOf(flags []cli.Flag, commands []*cli.Command) map[string]bool {
 	out := map[string]bool{"help": false, "h": false}
-	for _, c := range commands {
-		for _, f := range c.Flags {
-			_, isBool := f.(*cli.BoolFlag)
+	add := func(flags []cli.Flag) {
+		for _, f := range flags {
 			for _, n := range f.Names() {
-				out[n] = !isBool
+				out[n] = takesValue(f)
 			}
 		}
 	}
+	add(flags)
+	each(commands, func(c *cli.Command) { add(c.Flags) })
 	return out
+}
+
+// takesValue tells whether the word behind a flag is its value.
+func takesValue(f cli.Flag) bool {
+	switch f := f.(type) {
+	case *cli.BoolFlag:
+		return false
+	case *cli.GenericFlag:
+		b, ok := f.Value.(interface{ IsBoolFlag() bool })
+		return !ok || !b.IsBoolFlag()
+	}
+	return true
+}
+
+// each command, and each below it.
+func each(commands []*cli.Command, do func(*cli.Command)) {
+	for _, c := range commands {
+		do(c)
+		each(c.Subcommands, do)
+	}
 }
 
 func dashed(name string) string {

@@ -14,19 +14,21 @@ import (
 
 func nodeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "node", Usage: "look at the machine itself: whether its kernel has what the agent needs, and who else filters packets",
-		UsageText: "tierctl node checksystem [-o json]",
-		Description: "checksystem tries each feature of nftables that the agent's tables use, in a network namespace of its own that is gone\n" +
-			"afterwards. Then it says which other programs' rules it finds here that decide on packets beside the agent's: a packet passes only\n" +
-			"where all of them let it. It needs root. Exit status 1: something that cannot be done without is missing.",
-		Flags:  []cli.Flag{outputFlag("json (one line a feature, and one a program)")},
-		Action: node,
+		Name: "node", Usage: "look at the machine itself", UsageText: "tierctl node checksystem [-o json]",
+		Subcommands: []*cli.Command{{
+			Name: "checksystem", Usage: "whether the kernel has what the agent needs, and who else filters packets", UsageText: "tierctl node checksystem [-o json]",
+			Description: "Tries each feature of nftables that the agent's tables use, in a network namespace of its own that is gone\n" +
+				"afterwards. Then it says which other programs' rules it finds here that decide on packets beside the agent's: a packet passes only\n" +
+				"where all of them let it. It needs root. Exit status 1: something that cannot be done without is missing.",
+			Flags:  []cli.Flag{outputFlag("json (one line a feature, and one a program)")},
+			Action: checkSystem,
+		}},
 	}
 }
 
-func node(c *cli.Context) error {
-	if c.NArg() != 1 || c.Args().First() != "checksystem" {
-		return usagef("node takes one argument, which is checksystem")
+func checkSystem(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
 	}
 	format, err := output(c, "json")
 	if err != nil {

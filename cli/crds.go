@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,42 +14,54 @@ import (
 )
 
 func crdsCommand() *cli.Command {
+	force := &cli.BoolFlag{Name: "force", Usage: "also where objects lose something by it, and to CRDs older than those that are there"}
 	return &cli.Command{
 		Name: "crds", Usage: "look at a cluster's CRDs; install, upgrade or take them over", UsageText: "tierctl crds check|apply|restore --datastore kubernetes[:KUBECONFIG]",
-		Description: "check says of each CRD whether it is there and as it should be, and what would become of its objects; exit status 1: not all are fit for use.\n" +
-			"apply installs those that are not there, upgrades ours, and takes over another's if no object loses anything by that; else it changes nothing.\n" +
-			"Objects that are stored in a version which goes are written again. restore puts back what apply has taken over. None of them deletes anything.",
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "force", Usage: "also where objects lose something by it, and to CRDs older than those that are there"},
-			outputFlag("json (check only: one line a CRD)"), datastoreFlag(),
+		Description: "None of them deletes anything.",
+		Subcommands: []*cli.Command{
+			{Name: "check", Usage: "say of each CRD whether it is there and as it should be", UsageText: "tierctl crds check [-o json]",
+				Description: "Also says what would become of its objects. Exit status 1: not all are fit for use.",
+				Flags:       []cli.Flag{outputFlag("json (one line a CRD)"), datastoreFlag()}, Action: checkCRDs},
+			{Name: "apply", Usage: "install and upgrade CRDs, and take over another's", UsageText: "tierctl crds apply [--force]",
+				Description: "Installs those that are not there, upgrades ours, and takes over another's if no object loses anything by that; else it changes nothing.\n" +
+					"Objects that are stored in a version which goes are written again.",
+				Flags: []cli.Flag{force, datastoreFlag()}, Action: changeCRDs((*crds.Cluster).Apply)},
+			{Name: "restore", Usage: "put back what apply has taken over", UsageText: "tierctl crds restore [--force]",
+				Flags: []cli.Flag{force, datastoreFlag()}, Action: changeCRDs((*crds.Cluster).Restore)},
 		},
-		Action: customResources,
 	}
 }
 
-func customResources(c *cli.Context) error {
-	verb := c.Args().First()
-	if c.NArg() != 1 || verb != "check" && verb != "apply" && verb != "restore" {
-		return usagef("crds takes one argument, which is check, apply or restore")
+// clusterCRDs are those of the cluster that the flags name.
+func clusterCRDs(c *cli.Context) (*crds.Cluster, error) {
+	if err := noArguments(c); err != nil {
+		return nil, err
 	}
+	config, err := clusterOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return crds.Open(config)
+}
+
+func changeCRDs(change func(_ *crds.Cluster, _ context.Context, force bool, say func(crd, done string)) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		cluster, err := clusterCRDs(c)
+		if err != nil {
+			return err
+		}
+		return change(cluster, c.Context, c.Bool("force"), func(crd, done string) { fmt.Fprintf(c.App.Writer, "%s %s\n", crd, done) })
+	}
+}
+
+func checkCRDs(c *cli.Context) error {
 	format, err := output(c, "json")
 	if err != nil {
 		return err
 	}
-	config, err := clusterOf(c)
+	cluster, err := clusterCRDs(c)
 	if err != nil {
 		return err
-	}
-	cluster, err := crds.Open(config)
-	if err != nil {
-		return err
-	}
-	say := func(crd, done string) { fmt.Fprintf(c.App.Writer, "%s %s\n", crd, done) }
-	switch verb {
-	case "apply":
-		return cluster.Apply(c.Context, c.Bool("force"), say)
-	case "restore":
-		return cluster.Restore(c.Context, c.Bool("force"), say)
 	}
 	findings, err := cluster.Check(c.Context)
 	if err != nil {

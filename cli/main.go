@@ -10,13 +10,18 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tierwall/tierwall/controllers/store"
 )
 
 // Exit statuses, as the help lists them.
 const (
-	exitOK    = 0
-	exitError = 1 // what was asked could not be done, or not all of it
-	exitUsage = 2 // the command line itself is wrong
+	exitOK      = 0
+	exitError   = 1 // what was asked could not be done; of diff and lint: there is a difference, a finding
+	exitUsage   = 2 // the command line itself is wrong; of diff: any trouble, as of kubectl's
+	exitPartly  = 3 // some of it was done, and some was not
+	exitRefused = 4 // it would not be safe
+	exitTimeout = 5 // what was waited for did not come in time
 )
 
 func main() {
@@ -34,12 +39,33 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(errs, "tierctl: %v\n", err)
-	if errors.As(err, new(usageError)) {
+	if text := err.Error(); text != "" {
+		fmt.Fprintf(errs, "tierctl: %s\n", text)
+	}
+	return statusOf(err)
+}
+
+// statusOf an error is what it says itself, or else exitError.
+func statusOf(err error) int {
+	var s statusError
+	switch {
+	case errors.As(err, &s):
+		return s.status
+	case errors.As(err, new(usageError)):
 		return exitUsage
+	case errors.Is(err, store.ErrPartly):
+		return exitPartly
 	}
 	return exitError
 }
+
+// statusError ends the program with a status of its own. One without text has been told already.
+type statusError struct {
+	error
+	status int
+}
+
+func (e statusError) Unwrap() error { return e.error }
 
 // usageError says that the command line is wrong, rather than what it asks for.
 type usageError struct{ error }
@@ -48,10 +74,11 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	app := &cli.App{
-		Name:            "tierctl",
-		Usage:           "write, explain and enforce tiered network policy",
-		UsageText:       "tierctl COMMAND [flags] [arguments]   (flags may stand before or after arguments)",
-		Description:     "Exit status: 0 done; 1 it could not be done, or not all of it; 2 the command line is wrong.",
+		Name:      "tierctl",
+		Usage:     "write, explain and enforce tiered network policy",
+		UsageText: "tierctl COMMAND [flags] [arguments]   (flags may stand before or after arguments)",
+		Description: "Exit status: 0 done; 1 it could not be done, or there is a difference or a finding; 2 the command line is wrong;\n" +
+			"3 only some of it was done; 4 refused, for it would not be safe; 5 not in time.",
 		HideVersion:     true,
 		HideHelpCommand: true,
 		Reader:          in, Writer: out, ErrWriter: errs,
@@ -63,9 +90,9 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	}
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
 		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), versionCommand())
-	for _, c := range app.Commands {
+	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError
-	}
+	})
 	return app
 }

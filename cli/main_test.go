@@ -115,6 +115,9 @@ func TestArrange(t *testing.T) {
 		"get --help":                    "get --help --",
 		"":                              "--help",
 		"trace --from a/b --port 80 -h": "trace --from a/b --port 80 -h --",
+		"crds -o json check":            "crds check -o json --",
+		"crds --help":                   "crds --help",
+		"help crds":                     "crds --help",
 	} {
 		have, err := arrange(app, strings.Fields(in))
 		if err != nil || strings.Join(have, " ") != want {
@@ -126,17 +129,20 @@ func TestArrange(t *testing.T) {
 // A flag takes a value in every command that has it or in none, and every command says what it is for.
 func TestFlagsAgree(t *testing.T) {
 	app := newApp(nil, nil, nil)
-	takes := flagsOf(app.Commands)
-	for _, c := range app.Commands {
+	takes := flagsOf(app.Flags, app.Commands)
+	each(app.Commands, func(c *cli.Command) {
 		if c.Usage == "" || c.UsageText == "" {
 			t.Errorf("%s has no usage", c.Name)
 		}
-		for name, value := range flagsOf([]*cli.Command{c}) {
+		if (c.Action == nil) == (len(c.Subcommands) == 0) || len(c.Subcommands) > 0 && len(c.Flags) > 0 {
+			t.Errorf("%s must either do something or have commands below it, and flags only if it does", c.Name)
+		}
+		for name, value := range flagsOf(c.Flags, nil) {
 			if takes[name] != value {
 				t.Errorf("%s: flag %s takes a value here and none elsewhere, or the other way round", c.Name, name)
 			}
 		}
-	}
+	})
 }
 
 // The agent refuses a datastore of an unknown kind before it touches the kernel.
