@@ -32,6 +32,7 @@ var lines = map[string]line{
 	"config/systemd":       {},
 	"config/helm/generate": {ours: []string{"config/crd"}, others: []string{"sigs.k8s.io/yaml"}},
 	"dataplane/policy":     {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
+	"dataplane/reach":      {ours: []string{"apis/v3", "dataplane/policy"}, others: []string{"go4.org/netipx"}, pure: true},
 	"dataplane/ruleset":    {ours: []string{"dataplane/policy"}, pure: true},
 	"dataplane/nft":        {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
 	"controllers/store": {ours: []string{"apis/v1alpha1", "apis/v3", "config/crd"}, others: append([]string{"k8s.io/client-go/", "k8s.io/utils/ptr", "k8s.io/klog/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
