@@ -16,6 +16,13 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
+// column of the table that get prints.
+type column struct {
+	heading string
+	wide    bool // only with -o wide
+	value   func(client.Object) string
+}
+
 var (
 	nameColumn      = column{"NAME", false, client.Object.GetName}
 	namespaceColumn = column{"NAMESPACE", false, client.Object.GetNamespace}

@@ -1,16 +1,15 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -19,20 +18,25 @@ import (
 func getCommand() *cli.Command {
 	return &cli.Command{
 		Name: "get", Usage: "print objects",
-		UsageText: "tierctl get KIND [NAME...] [-o wide|yaml|json|name]",
-		Flags: []cli.Flag{
-			namespaceFlag(),
-			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "objects of every namespace"},
-			outputFlag("wide, yaml, json, name (default: a table)"), datastoreFlag(),
-		},
+		UsageText: "tierctl get KIND [NAME...] [-o FORMAT]\n   tierctl get -f FILE [-o FORMAT]",
+		Description: "Templates see one object when one NAME is given, and else a list with items. Columns of custom-columns are headings of the kind's own\n" +
+			"table, or HEADING:.path, e.g. -o custom-columns=NAME,TIER,LABELS:.metadata.labels",
+		Flags: slices.Concat(fileFlags(), []cli.Flag{
+			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A", "a"}, Usage: "objects of every namespace"},
+			&cli.StringFlag{Name: "selector", Usage: "only objects with these `LABELS`, e.g. app=web,tier!=front"},
+			&cli.BoolFlag{Name: "export", Usage: "leave out what only this store knows of an object, so that another can have it"},
+			&cli.BoolFlag{Name: "show-managed-fields", Usage: "with yaml, json and templates: say who manages which field"},
+			&cli.BoolFlag{Name: "no-headers", Usage: "a table without its headings"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on with what changes; objects that are gone are not told"},
+			outputFlag(strings.Join(outputNames(), ", ") + " (default: a table)"), datastoreFlag(),
+		}),
 		Action: get,
 	}
 }
 
 func get(c *cli.Context) error {
-	format, err := output(c, "wide", "yaml", "json", "name")
-	if err != nil {
-		return err
+	if len(c.StringSlice("filename")) > 0 {
+		return getFiles(c)
 	}
 	if c.NArg() == 0 {
 		return usagef("get needs a KIND: one of %s", strings.Join(kindNames(), ", "))
@@ -41,18 +45,30 @@ func get(c *cli.Context) error {
 	if err != nil {
 		return usageError{err}
 	}
-	all := c.Bool("all-namespaces")
-	if all && (c.String("namespace") != "" || c.NArg() > 1) {
-		return usagef("--all-namespaces goes with neither --namespace nor a NAME")
-	}
-	objs, missing, err := fetch(c, kind, all)
+	v, form, err := newView(c, kind)
 	if err != nil {
 		return err
 	}
-	if err := printObjects(c, format, kind, objs, c.NArg() == 2); err != nil {
+	namespace, err := scope(c, kind)
+	if err != nil {
 		return err
 	}
-	return errors.Join(missing...)
+	labelled, err := labelled(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("watch") {
+		return watchObjects(c, v, form, namespace, labelled)
+	}
+	if c.Bool("export") && !v.export {
+		fmt.Fprintln(c.App.ErrWriter, "warning: --export has an effect on objects that are named only")
+	}
+	objs, missing, err := fetch(c, kind, namespace)
+	if err != nil && len(objs) == 0 {
+		return err
+	}
+	objs = slices.DeleteFunc(objs, func(o client.Object) bool { return !labelled(o) })
+	return errors.Join(form.print(v, c.App.Writer, objs), err, errors.Join(missing...))
 }
 
 func kindNames() (out []string) {
@@ -62,17 +78,37 @@ func kindNames() (out []string) {
 	return out
 }
 
+// scope is the namespace that get looks into, "" for all, by calicoctl's rules (contract §6.4).
+func scope(c *cli.Context, kind store.Kind) (string, error) {
+	switch {
+	case c.Bool("all-namespaces") && c.String("namespace") != "":
+		return "", usagef("cannot use both --namespace and --all-namespaces flags at the same time")
+	case c.Bool("all-namespaces") && c.NArg() > 1:
+		return "", usagef("cannot use --all-namespaces flag for getting a single resource: leave out the NAME, or say --namespace")
+	case slices.Contains(c.Args().Tail(), ""):
+		return "", errEmptyName
+	case c.Bool("all-namespaces"):
+		return "", nil
+	}
+	return namespaceOf(c, kind)
+}
+
+var errEmptyName = usagef("resource name may not be empty")
+
+// labelled tells whether an object has the labels that --selector asks for.
+func labelled(c *cli.Context) (func(client.Object) bool, error) {
+	s, err := labels.Parse(c.String("selector"))
+	if err != nil {
+		return nil, usagef("--selector: %v", err)
+	}
+	return func(o client.Object) bool { return s.Matches(labels.Set(o.GetLabels())) }, nil
+}
+
 // fetch gets the objects that are named, or all; and what of the named is missing.
-func fetch(c *cli.Context, kind store.Kind, all bool) (objs []client.Object, missing []error, err error) {
+func fetch(c *cli.Context, kind store.Kind, namespace string) (objs []client.Object, missing []error, err error) {
 	s, err := openStore(c)
 	if err != nil {
 		return nil, nil, err
-	}
-	namespace := ""
-	if !all {
-		if namespace, err = namespaceOf(c, kind); err != nil {
-			return nil, nil, err
-		}
 	}
 	if c.NArg() == 1 {
 		objs, err = s.List(c.Context, kind.Kind, namespace)
@@ -82,7 +118,7 @@ func fetch(c *cli.Context, kind store.Kind, all bool) (objs []client.Object, mis
 		obj, err := s.Get(c.Context, v3.Ref{Kind: kind.Kind, Namespace: namespace, Name: name})
 		switch {
 		case errors.Is(err, store.ErrNotFound):
-			missing = append(missing, err)
+			missing = append(missing, inCalicoWords(err))
 		case err != nil:
 			return nil, nil, err
 		default:
@@ -92,66 +128,115 @@ func fetch(c *cli.Context, kind store.Kind, all bool) (objs []client.Object, mis
 	return objs, missing, nil
 }
 
-func printObjects(c *cli.Context, format string, kind store.Kind, objs []client.Object, one bool) error {
-	switch format {
-	case "name":
-		for _, o := range objs {
-			fmt.Fprintln(c.App.Writer, v3.RefOf(o.(v3.Object)))
-		}
-		return nil
-	case "yaml", "json":
-		return printTyped(c, format, objs, one)
+// getFiles prints the stored objects that files name, kind by kind in the order of the files.
+func getFiles(c *cli.Context) error {
+	if c.NArg() > 0 || c.Bool("watch") || c.Bool("all-namespaces") {
+		return usagef("get -f FILE goes with neither KIND, --watch nor --all-namespaces")
 	}
-	return printRows(c, kind, objs, format == "wide")
-}
-
-// printTyped prints what apply can read again: the object itself when one name was asked for, else a list.
-func printTyped(c *cli.Context, format string, objs []client.Object, one bool) error {
-	var value any = map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]client.Object{}, objs)}
-	switch {
-	case one && len(objs) == 1:
-		value = objs[0]
-	case one:
-		return nil
-	}
-	marshal := yaml.Marshal
-	if format == "json" {
-		marshal = func(v any) ([]byte, error) { return json.MarshalIndent(v, "", "  ") }
-	}
-	text, err := marshal(value)
+	labelled, err := labelled(c)
 	if err != nil {
-		return fmt.Errorf("printing: %w", err)
+		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s\n", strings.TrimRight(string(text), "\n"))
-	return err
+	docs, err := readValid(c)
+	if err != nil {
+		return err
+	}
+	s, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	var kinds []string
+	objs, named := map[string][]client.Object{}, map[string]int{}
+	var missing []error
+	for _, d := range docs {
+		kind := refOf(d).Kind
+		if !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+		obj, err := s.Get(c.Context, refOf(d))
+		named[kind]++
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			missing = append(missing, fmt.Errorf("%s:%d: %w", d.File, d.Line, inCalicoWords(err)))
+		case err != nil:
+			return err
+		case labelled(obj):
+			objs[kind] = append(objs[kind], obj)
+		}
+	}
+	for i, name := range kinds {
+		kind, err := store.Lookup(name)
+		if err != nil {
+			return err
+		}
+		v, form, err := newView(c, kind)
+		if err != nil {
+			return err
+		}
+		v.one, v.export = named[name] == 1, c.Bool("export")
+		if i > 0 && strings.HasPrefix(v.format, "y") {
+			fmt.Fprintln(c.App.Writer, "---")
+		}
+		if err := form.print(v, c.App.Writer, objs[name]); err != nil {
+			return err
+		}
+	}
+	return errors.Join(missing...)
 }
 
-// column of the table that get prints.
-type column struct {
-	heading string
-	wide    bool // only with -o wide
-	value   func(client.Object) string
-}
-
-// printRows prints a table with calicoctl's headings (contract §6.6).
-func printRows(c *cli.Context, kind store.Kind, objs []client.Object, wide bool) error {
-	w := tabwriter.NewWriter(c.App.Writer, 5, 1, 3, ' ', 0)
-	columns := append([]column{nameColumn}, kindColumns[kind.Kind]...)
-	if kind.Namespaced {
-		columns = append([]column{namespaceColumn}, columns...)
+// watchObjects prints what there is, and then each object that changes.
+func watchObjects(c *cli.Context, v *getView, form *outputForm, namespace string, labelled func(client.Object) bool) error {
+	if strings.HasPrefix(v.format, "y") || v.format == "json" || v.template != nil {
+		v.one = true // each object by itself
 	}
-	row := func(cell func(column) string) {
-		var cells []string
-		for _, col := range columns {
-			if wide || !col.wide {
-				cells = append(cells, cell(col))
+	s, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	if k, ok := s.(*store.Kube); ok {
+		s = k.Following(func(k *store.Kind) bool { return k.Kind == v.kind.Kind })
+	}
+	ctx, stop := context.WithCancel(c.Context)
+	defer stop()
+	var first []client.Object
+	began := false
+	for event, err := range existing(s).Watch(ctx) {
+		o := event.Object
+		switch {
+		case err != nil && !errors.Is(err, store.ErrUnfollowed):
+			return err
+		case err == nil && event.Type == store.Synced && !began:
+			began = true
+			slices.SortFunc(first, func(a, b client.Object) int { return v3.RefOf(a.(v3.Object)).Compare(v3.RefOf(b.(v3.Object))) })
+			if err := printEachOf(c, v, form, first); err != nil {
+				return err
+			}
+			v.headless = true
+		case err != nil || event.Type != store.Put || o == nil || event.Ref.Kind != v.kind.Kind, namespace != "" && event.Ref.Namespace != namespace,
+			c.NArg() > 1 && !slices.Contains(c.Args().Tail(), event.Ref.Name), !labelled(o):
+		case !began:
+			first = append(first, o)
+		default:
+			if err := printEachOf(c, v, form, []client.Object{o}); err != nil {
+				return err
 			}
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
-	row(func(col column) string { return col.heading })
+	return ctx.Err()
+}
+
+// printEachOf prints a table of objects, or each by itself.
+func printEachOf(c *cli.Context, v *getView, form *outputForm, objs []client.Object) error {
+	if v.columns != nil || v.format == "name" {
+		return form.print(v, c.App.Writer, objs)
+	}
 	for _, o := range objs {
-		row(func(col column) string { return col.value(o) })
+		if strings.HasPrefix(v.format, "y") {
+			fmt.Fprintln(c.App.Writer, "---")
+		}
+		if err := form.print(v, c.App.Writer, []client.Object{o}); err != nil {
+			return err
+		}
 	}
-	return w.Flush()
+	return nil
 }

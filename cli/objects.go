@@ -230,3 +230,22 @@ func hostname() (string, error) {
 	}
 	return strings.ToLower(name), nil
 }
+
+// calicoWords are what calicoctl says where we have words of our own: scripts look for them.
+var calicoWords = []struct {
+	is    error
+	words string
+}{
+	{store.ErrNotFound, "resource does not exist"},
+	{store.ErrExists, "resource already exists"},
+	{store.ErrConflict, "update conflict"},
+}
+
+func inCalicoWords(err error) error {
+	for _, w := range calicoWords {
+		if errors.Is(err, w.is) {
+			return fmt.Errorf("%s: %w", w.words, err)
+		}
+	}
+	return err
+}

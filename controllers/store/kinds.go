@@ -94,7 +94,7 @@ func Lookup(name string) (Kind, error) {
 	for _, k := range kinds {
 		known = append(known, k.Singular)
 	}
-	return Kind{}, fmt.Errorf("unknown kind %q: expected one of %s", name, strings.Join(known, ", "))
+	return Kind{}, fmt.Errorf("resource type '%s' is not supported: unknown kind %q: expected one of %s", name, name, strings.Join(known, ", "))
 }
 
 // kindOf finds the kind of an object as its file says, and what is wrong when there is none.
