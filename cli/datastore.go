@@ -90,7 +90,7 @@ func createStore(c *cli.Context) (store.Store, error) {
 		return s, err
 	}
 	path := strings.TrimPrefix(b.String(), "bolt:")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !c.Bool("dry-run") {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && dryRunOf(c) == "" {
 		fmt.Fprintf(c.App.ErrWriter, "datastore %s is new\n", path)
 	}
 	return s, nil

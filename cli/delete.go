@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -17,6 +18,7 @@ func deleteCommand() *cli.Command {
 		Description: "All of them are deleted in one transaction, or none.",
 		Flags: slices.Concat(fileFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "skip-not-exists", Aliases: []string{"s"}, Usage: "an object that does not exist is no error"},
+			skipEmptyFlag(),
 		}, writeFlags()),
 		Action: deleteObjects,
 	}
@@ -37,27 +39,32 @@ func deleteObjects(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if dryRunOf(c) == dryClient {
+		return usagef("delete KIND NAME has nothing to check without the store: --dry-run=server")
+	}
 	s, err := openStore(c)
 	if err != nil {
 		return err
 	}
 	results := make([]string, len(refs))
-	revision, err := s.Transact(c.Context, func(tx store.Writer) error {
+	revision, err := transact(c, s, func(tx store.Writer) error {
+		var wrong []error
 		for i, ref := range refs {
-			if results[i], err = deleteOne(c, tx, ref); err != nil {
+			if results[i], err = deleteOne(c, tx, ref); err != nil && !aboutObject(err) {
 				return err
 			}
+			wrong = append(wrong, inCalicoWords(err))
 		}
-		if c.Bool("dry-run") {
-			return errDryRun
-		}
-		return nil
+		return errors.Join(wrong...)
 	})
-	if err != nil && !errors.Is(err, errDryRun) {
+	if err != nil {
 		return nothing("deleted", err)
 	}
 	for i, ref := range refs {
 		printResult(c, format, ref, results[i])
+	}
+	if format == "" && dryRunOf(c) == "" {
+		fmt.Fprintf(c.App.Writer, "Successfully deleted %d '%s' resource(s)\n", len(refs), refs[0].Kind)
 	}
 	return printRevision(c, format, revision)
 }
@@ -79,6 +86,9 @@ func namedRefs(c *cli.Context) ([]v3.Ref, error) {
 	namespace, err := namespaceOf(c, kind)
 	if err != nil {
 		return nil, err
+	}
+	if slices.Contains(c.Args().Tail(), "") {
+		return nil, errEmptyName
 	}
 	var refs []v3.Ref
 	for _, name := range c.Args().Tail() {

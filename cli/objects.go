@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -56,7 +59,7 @@ func noArguments(c *cli.Context) error {
 // readDocuments reads what -f names.
 func readDocuments(c *cli.Context) []store.Document {
 	return store.Read(c.StringSlice("filename"), store.ReadOptions{
-		Recursive: c.Bool("recursive"), Namespace: c.String("namespace"), Stdin: c.App.Reader,
+		Recursive: c.Bool("recursive"), Namespace: c.String("namespace"), Stdin: c.App.Reader, Written: c.Bool("server-side"),
 	})
 }
 
@@ -80,9 +83,18 @@ func readValid(c *cli.Context) ([]store.Document, error) {
 		printErrors(c, d)
 	}
 	if bad > 0 {
-		return nil, fmt.Errorf("%d of %d objects cannot be accepted", bad, len(docs))
+		return docs, fmt.Errorf("%d of %d objects cannot be accepted", bad, len(docs))
 	}
 	return docs, nil
+}
+
+// noObjects is what -f has, and --skip-empty was not said.
+func noObjects(c *cli.Context) error {
+	files := c.StringSlice("filename")
+	if info, err := os.Stat(files[0]); len(files) == 1 && err == nil && info.IsDir() {
+		return fmt.Errorf("no resources specified in directory %s: there are no objects in %v; --skip-empty takes that for nothing to do", files[0], files)
+	}
+	return fmt.Errorf("no resources specified in file %s: there are no objects in %v; --skip-empty takes that for nothing to do", strings.Join(files, ", "), files)
 }
 
 func refOf(d store.Document) v3.Ref { return v3.RefOf(d.Object.(v3.Object)) }
@@ -113,7 +125,38 @@ func notices(d store.Document) (out []store.DocError) {
 	}
 	for _, n := range policy.Notices(policy.NewIndex("", policy.Options{}).Set(d.Object)) {
 		field, message, _ := strings.Cut(n.Error(), ": ")
-		out = append(out, store.DocError{Field: field, Message: message, Line: d.Line, Column: d.Column})
+		out = append(out, errorAt(d, field, message))
+	}
+	return out
+}
+
+// errorAt is an error in a field of a document.
+func errorAt(d store.Document, field, message string) store.DocError {
+	line, column := d.Place(field)
+	return store.DocError{Field: field, Message: message, Line: line, Column: column}
+}
+
+// wrongWith is what a store says of a document's object, each field at its place.
+func wrongWith(d store.Document, err error) (out []store.DocError) {
+	var many utilerrors.Aggregate
+	if errors.As(err, &many) && (errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrForbidden) || errors.Is(err, store.ErrOwned)) {
+		for _, e := range many.Errors() {
+			var f *field.Error
+			if errors.As(e, &f) {
+				out = append(out, errorAt(d, f.Field, f.ErrorBody()))
+			}
+		}
+	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Details != nil && len(out) == 0 {
+		for _, cause := range status.Status().Details.Causes {
+			if cause.Field != "" && cause.Field != "<nil>" {
+				out = append(out, errorAt(d, cause.Field, cause.Message))
+			}
+		}
+	}
+	if len(out) == 0 {
+		out = []store.DocError{errorAt(d, "", inCalicoWords(err).Error())}
 	}
 	return out
 }

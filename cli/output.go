@@ -111,7 +111,9 @@ func (v *getView) names(w io.Writer, objs []client.Object) error {
 	return nil
 }
 
-func (v *getView) yaml(w io.Writer, objs []client.Object) error { return v.typed(w, objs, yaml.Marshal) }
+func (v *getView) yaml(w io.Writer, objs []client.Object) error {
+	return v.typed(w, objs, yaml.Marshal)
+}
 
 func (v *getView) json(w io.Writer, objs []client.Object) error {
 	return v.typed(w, objs, func(x any) ([]byte, error) {
@@ -257,7 +259,9 @@ func (v *getView) customColumns() error {
 			v.columns = append(v.columns, col)
 			continue
 		}
-		i := slices.IndexFunc(own, func(col column) bool { return strings.EqualFold(strings.ReplaceAll(col.heading, " ", ""), strings.ReplaceAll(heading, " ", "")) })
+		i := slices.IndexFunc(own, func(col column) bool {
+			return strings.EqualFold(strings.ReplaceAll(col.heading, " ", ""), strings.ReplaceAll(heading, " ", ""))
+		})
 		if i < 0 {
 			var known []string
 			for _, col := range own {

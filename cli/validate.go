@@ -53,7 +53,11 @@ func validate(c *cli.Context) error {
 	}
 	docs := readDocuments(c)
 	if len(docs) == 0 && !c.Bool("skip-empty") {
-		return fmt.Errorf("no objects in %v", c.StringSlice("filename"))
+		return noObjects(c)
+	}
+	if len(docs) == 0 {
+		fmt.Fprintln(c.App.ErrWriter, "No resources specified")
+		return nil
 	}
 	bad := 0
 	encoder := json.NewEncoder(c.App.Writer)
@@ -74,9 +78,12 @@ func validate(c *cli.Context) error {
 		}
 	}
 	if bad > 0 {
-		return fmt.Errorf("%d of %d objects are invalid", bad, len(docs))
+		return fmt.Errorf("%s: %d of %d objects are invalid", failedTo("validate", docs), bad, len(docs))
 	}
-	return nil
+	if format == "" {
+		_, err = fmt.Fprintf(c.App.Writer, "Successfully validated %d %sresource(s)\n", len(docs), kindOfAll(docs))
+	}
+	return err
 }
 
 // forbidden is what any store would say of an object that is sound. Which tiers there are only a store knows.
@@ -84,12 +91,15 @@ func forbidden(d store.Document) (out []store.DocError) {
 	if d.Object == nil {
 		return nil
 	}
-	errs, _ := store.Allowed(d.Object, nil, func(v3.Ref) (client.Object, error) { return &v3.Tier{}, nil }) // the error is that function's
+	errs, _ := store.Allowed(d.Object, nil, anyTier) // the error is that function's
 	for _, e := range errs {
-		out = append(out, store.DocError{Field: e.Field, Message: e.ErrorBody(), Line: d.Line, Column: d.Column})
+		out = append(out, errorAt(d, e.Field, e.ErrorBody()))
 	}
 	return out
 }
+
+// anyTier is one who knows no tier and doubts none.
+func anyTier(v3.Ref) (client.Object, error) { return &v3.Tier{}, nil }
 
 func verdictOn(d store.Document) verdictOnObject {
 	v := verdictOnObject{d.File, d.Index, d.Line, d.Kind, d.Namespace, d.Name, len(d.Errors) == 0, []errorInField{}, nil}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // compiled is a CRD made ready to judge objects. To compile one costs tens of milliseconds, so each is compiled when first
@@ -93,6 +94,25 @@ func Admit(u, old *unstructured.Unstructured) (unknown []string, errs field.Erro
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
 	return c.admit(u, old)
+}
+
+// OpenAPI is the schema of a kind as an API server publishes it: which lists are sets or maps, and what is one value as a whole. nil for a kind
+// without a CRD here. Of metadata it says nothing.
+func OpenAPI(kind runtimeschema.GroupVersionKind) (*spec.Schema, error) {
+	kinds, err := byKind()
+	if err != nil || kinds[kind] == nil {
+		return nil, err
+	}
+	c, err := kinds[kind]()
+	if err != nil {
+		return nil, err
+	}
+	out := c.structural.ToKubeOpenAPI()
+	out.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": kind.Group, "version": kind.Version, "kind": kind.Kind}})
+	meta := out.Properties["metadata"]
+	meta.AddExtension("x-kubernetes-preserve-unknown-fields", true)
+	out.SetProperty("metadata", meta)
+	return out, nil
 }
 
 // Admitter gives what Admit does to a new object, by a manifest that need not be one of ours; it must have one version.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -238,6 +240,104 @@ func TestStoresKeepStatusApart(t *testing.T) {
 		must(t, err)
 		if len(again.(*v3.GlobalNetworkSet).Status.Conditions) != 1 {
 			t.Error("applying it again has taken the status away")
+		}
+	})
+}
+
+// fragment is a part of an object as somebody writes it for a server-side apply.
+func fragment(name, labels, spec string) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	text := fmt.Sprintf(`{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": %q, "labels": {%s}}, "spec": {%s}}`, name, labels, spec)
+	if err := utiljson.Unmarshal([]byte(text), &u.Object); err != nil {
+		panic(err)
+	}
+	return u
+}
+
+// Server-side apply: whose a field is, who may change it, and what goes when nobody says it any more.
+func TestStoresApplyFields(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx := t.Context()
+		apply := func(manager string, force bool, u *unstructured.Unstructured) (out *v3.GlobalNetworkPolicy, err error) {
+			_, err = s.Transact(ctx, func(w Writer) error {
+				o, err := w.Apply(u, ApplyOptions{Manager: manager, Force: force})
+				if err == nil {
+					out = o.(*v3.GlobalNetworkPolicy)
+				}
+				return err
+			})
+			return out, err
+		}
+		is := func(what string, p *v3.GlobalNetworkPolicy, err error, order float64, selector, labels string) {
+			t.Helper()
+			must(t, err)
+			delete(p.Labels, "projectcalico.org/tier")
+			if p.Spec.Order == nil && order != 0 || p.Spec.Order != nil && *p.Spec.Order != order || p.Spec.Selector != selector || fmt.Sprint(p.Labels) != labels {
+				t.Errorf("%s: %+v %v", what, p.Spec, p.Labels)
+			}
+		}
+		first, err := apply("ann", false, fragment("p", `"a": "1"`, `"order": 1, "selector": "all()"`))
+		is("created", first, err, 1, "all()", "map[a:1]")
+		if first.UID == "" || first.Generation != 1 {
+			t.Errorf("what the store adds is missing: %+v", first.ObjectMeta)
+		}
+		again, err := apply("ann", false, fragment("p", `"a": "1"`, `"order": 1, "selector": "all()"`))
+		must(t, err)
+		if again.ResourceVersion != first.ResourceVersion {
+			t.Error("nothing changed, and the resourceVersion did")
+		}
+		other, err := apply("bob", false, fragment("p", `"b": "2"`, `"order": 1`))
+		is("what others say stays", other, err, 1, "all()", "map[a:1 b:2]")
+		_, err = apply("bob", false, fragment("p", `"b": "2"`, `"order": 1, "selector": "!all()"`))
+		if !errors.Is(err, ErrOwned) || errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), `spec.selector: Forbidden: managed by "ann"`) {
+			t.Errorf("another's field: %v", err)
+		}
+		_, err = apply("ann", false, fragment("p", `"a": "1"`, `"order": 2, "selector": "all()"`))
+		if !errors.Is(err, ErrOwned) || !strings.Contains(err.Error(), `spec.order: Forbidden: managed by "bob"`) {
+			t.Errorf("a field of both: %v", err)
+		}
+		less, err := apply("ann", false, fragment("p", "", `"selector": "all()"`))
+		is("what one of two does not say any more stays", less, err, 1, "all()", "map[b:2]")
+		less, err = apply("bob", false, fragment("p", "", `"selector": "all()"`))
+		is("what nobody says any more goes", less, err, 0, "all()", "map[]")
+		forced, err := apply("eve", true, fragment("p", "", `"selector": "!all()"`))
+		is("by force", forced, err, 0, "!all()", "map[]")
+		if forced.Generation != 3 {
+			t.Errorf("generation %d, not 3: created, without order, another selector", forced.Generation)
+		}
+		// a plain write owns what it changes
+		plain := forced.DeepCopy()
+		plain.Spec.Selector = "app == 'x'"
+		_, err = s.Put(ctx, plain)
+		must(t, err)
+		_, err = apply("eve", false, fragment("p", "", `"selector": "!all()"`))
+		if !errors.Is(err, ErrOwned) || !strings.Contains(err.Error(), `managed by "tierctl" using`) {
+			t.Errorf("what a plain write changed: %v", err)
+		}
+		mine, err := apply("tierctl", false, fragment("p", "", `"selector": "!all()"`))
+		is("the plain writer's own", mine, err, 0, "!all()", "map[]")
+		_, err = apply("ann", false, fragment("q", "", `"selector": "nonsense("`))
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("not a selector: %v", err)
+		}
+		_, err = apply("ann", false, fragment("q", "", `"tier": "none"`))
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("no such tier: %v", err)
+		}
+		stale := fragment("p", "", `"selector": "!all()"`)
+		stale.SetResourceVersion(first.ResourceVersion)
+		if _, err = apply("ann", true, stale); !errors.Is(err, ErrConflict) {
+			t.Errorf("a stale resourceVersion: %v", err)
+		}
+		if _, err := s.Get(ctx, v3.Ref{Kind: "GlobalNetworkPolicy", Name: "q"}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("refused, and: %v", err)
+		}
+		_, err = s.Transact(ctx, func(w Writer) error { // all or nothing
+			_, err := w.Apply(fragment("r", "", `"selector": "all()"`), ApplyOptions{Manager: "ann"})
+			return errors.Join(err, errDry)
+		})
+		if _, errGet := s.Get(ctx, v3.Ref{Kind: "GlobalNetworkPolicy", Name: "r"}); !errors.Is(err, errDry) || !errors.Is(errGet, ErrNotFound) {
+			t.Errorf("a dry run: %v, %v", err, errGet)
 		}
 	})
 }

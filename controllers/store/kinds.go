@@ -79,6 +79,9 @@ func (k *Kind) Calico() bool { return k.GVK.Group == v3.GroupVersion.Group }
 // ownStatus tells whether the status of the kind's objects is written by us alone; that of others is what somebody says of them.
 func (k *Kind) ownStatus() bool { return k.Calico() || k.Kind == v3.KindKubernetesClusterNetworkPolicy }
 
+// Stripped tells whether Watch in a cluster tells only of such an object what policy asks of it.
+func (k *Kind) Stripped() bool { return stripped[k.Kind] }
+
 // HasCRD tells whether a CRD of ours says what an object of the kind may be.
 func (k *Kind) HasCRD() bool { return k.Calico() || k.GVK.Group == v1alpha1.GroupVersion.Group }
 
@@ -90,9 +93,12 @@ func Lookup(name string) (Kind, error) {
 			return k, nil
 		}
 	}
-	var known []string
+	var known, all []string
 	for _, k := range kinds {
-		known = append(known, k.Singular)
+		known, all = append(known, k.Singular), append(append(all, k.Singular, k.Plural), k.Aliases...)
+	}
+	if n := nearest(low, all); n != "" {
+		return Kind{}, fmt.Errorf("resource type '%s' is not supported: unknown kind %q: did you mean %s?", name, name, n)
 	}
 	return Kind{}, fmt.Errorf("resource type '%s' is not supported: unknown kind %q: expected one of %s", name, name, strings.Join(known, ", "))
 }
@@ -111,10 +117,15 @@ func kindOf(apiVersion, kind string) (*Kind, error) {
 		names = append(names, k.GVK.Kind)
 	}
 	if len(versions) > 0 {
-		return nil, fmt.Errorf("unknown apiVersion %q of kind %s: expected %s", apiVersion, kind, strings.Join(versions, " or "))
+		return nil, fmt.Errorf("unknown apiVersion %q of kind %s: unknown resource type (%s) and/or version (%s): expected %s", apiVersion, kind, kind, apiVersion,
+			strings.Join(versions, " or "))
+	}
+	unknown := fmt.Sprintf("unknown kind %q: unknown resource type (%s) and/or version (%s)", kind, kind, apiVersion)
+	if n := nearest(kind, names); n != "" {
+		return nil, fmt.Errorf("%s: did you mean %s?", unknown, n)
 	}
 	slices.Sort(names)
-	return nil, fmt.Errorf("unknown kind %q: expected one of %s", kind, strings.Join(slices.Compact(names), ", "))
+	return nil, fmt.Errorf("%s: expected one of %s", unknown, strings.Join(slices.Compact(names), ", "))
 }
 
 // refKind is the Kind that a Ref names, or nil.

@@ -287,6 +287,8 @@ func said(ref v3.Ref, err error) error {
 		return fmt.Errorf("%s: %w", ref, ErrNoKind)
 	case apierrors.IsAlreadyExists(err):
 		return fmt.Errorf("%s %w", ref, ErrExists)
+	case len(conflicts(err)) > 0:
+		return owned(ref, err)
 	case apierrors.IsConflict(err):
 		return fmt.Errorf("%s %w", ref, ErrConflict)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
@@ -382,10 +384,8 @@ func (w *kubeWriter) Create(obj client.Object) (client.Object, error) {
 		return nil, err
 	}
 	now, err := w.client(kind, ref.Namespace).Create(w.ctx, u, metav1.CreateOptions{DryRun: w.dryRun(), FieldManager: fieldManager})
-	return w.done(ref, kind, now, err)
+	return w.done(ref, kind, u, now, err)
 }
-
-const fieldManager = "tierctl"
 
 // Update implements Writer. What the API server keeps of an object beside labels, annotations and spec stays.
 func (w *kubeWriter) Update(obj client.Object) (client.Object, error) {
@@ -408,7 +408,58 @@ func (w *kubeWriter) Update(obj client.Object) (client.Object, error) {
 		return kind.read(old)
 	}
 	now, err := w.client(kind, ref.Namespace).Update(w.ctx, u, metav1.UpdateOptions{DryRun: w.dryRun(), FieldManager: fieldManager})
-	return w.done(ref, kind, now, err)
+	return w.done(ref, kind, u, now, err)
+}
+
+// Apply implements Writer. The API server merges; what comes of it is judged as every store does.
+func (w *kubeWriter) Apply(obj *unstructured.Unstructured, o ApplyOptions) (client.Object, error) {
+	ref, kind, err := refOfUntyped(obj)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := kindFor(ref); err != nil {
+		return nil, err
+	}
+	old, _, err := w.Kube.get(w.ctx, ref)
+	if errors.Is(err, ErrNotFound) {
+		old, err = nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if rv := obj.GetResourceVersion(); rv != "" && (old == nil || rv != old.GetResourceVersion()) {
+		return nil, fmt.Errorf("%s %w", ref, ErrConflict)
+	}
+	obj = kind.applicable(obj)
+	now, err := w.patch(ref, kind, obj, o)
+	if !o.Force && onlyWith(err, o.Manager) {
+		o.Force = true
+		now, err = w.patch(ref, kind, obj, o)
+	}
+	if err == nil && w.trial {
+		if err := w.judge(ref, now, old); err != nil {
+			return nil, err
+		}
+	}
+	if err == nil && old != nil && now.GetResourceVersion() == old.GetResourceVersion() && !w.trial {
+		return kind.read(now) // nothing was written
+	}
+	return w.done(ref, kind, obj, now, err)
+}
+
+func (w *kubeWriter) patch(ref v3.Ref, kind *Kind, obj *unstructured.Unstructured, o ApplyOptions) (*unstructured.Unstructured, error) {
+	return w.client(kind, ref.Namespace).Apply(w.ctx, ref.Name, obj, metav1.ApplyOptions{FieldManager: o.Manager, Force: o.Force, DryRun: w.dryRun()})
+}
+
+// judge tells what is wrong with what the API server would store.
+func (w *kubeWriter) judge(ref v3.Ref, now, old *unstructured.Unstructured) error {
+	now = now.DeepCopy()
+	now.SetManagedFields(nil)
+	admitted, errs := Admit(now, old)
+	if len(errs) > 0 {
+		return fmt.Errorf("%s %w: %w", ref, ErrInvalid, errs.ToAggregate())
+	}
+	return allowed(w, ref, admitted, old != nil)
 }
 
 // admit judges an object as every store does, and gives it as it is to be sent.
@@ -487,7 +538,7 @@ func (w *kubeWriter) dryRun() []string {
 }
 
 // done notes what was written, or tried.
-func (w *kubeWriter) done(ref v3.Ref, kind *Kind, now *unstructured.Unstructured, err error) (client.Object, error) {
+func (w *kubeWriter) done(ref v3.Ref, kind *Kind, sent, now *unstructured.Unstructured, err error) (client.Object, error) {
 	if err != nil && w.trial && w.tried[v3.Ref{Kind: "Namespace", Name: ref.Namespace}] != nil && apierrors.IsNotFound(err) {
 		err, now = nil, nil // its namespace is made by the same call
 	}
@@ -495,14 +546,7 @@ func (w *kubeWriter) done(ref v3.Ref, kind *Kind, now *unstructured.Unstructured
 		return nil, said(ref, err)
 	}
 	if now == nil {
-		obj, err := kind.empty()
-		if err != nil {
-			return nil, err
-		}
-		obj.SetNamespace(ref.Namespace)
-		obj.SetName(ref.Name)
-		w.tried[ref] = obj
-		return obj, nil
+		now = sent
 	}
 	obj, err := kind.read(now)
 	if err != nil {

@@ -27,9 +27,25 @@ type Document struct {
 	Index                 int // of the object within its file
 	Line, Column          int // where it begins, from 1
 	Kind, Namespace, Name string
-	Object                client.Object // nil when there are Errors
+	Object                client.Object              // nil when there are Errors
+	Written               *unstructured.Unstructured // the object before it was defaulted; with ReadOptions.Written
 	Errors                []DocError
 	Warnings              []DocError // of what is taken otherwise than it is written
+	at                    *places
+}
+
+// Place is the file's line and column of a field, or of what of its path is there.
+func (d *Document) Place(field string) (line, column int) {
+	if d.at == nil || d.at.root == nil {
+		return d.Line, d.Column
+	}
+	return d.at.field(field, false)
+}
+
+// Places finds the fields of a YAML or JSON text that is no object of its own, as a patch is.
+func Places(text []byte) func(field string) (line, column int) {
+	m := (&part{text: text, line: 1}).locate()
+	return func(field string) (int, int) { return m.field(field, false) }
 }
 
 // DocError is one thing wrong with a Document, and where.
@@ -43,6 +59,7 @@ type ReadOptions struct {
 	Recursive bool      // into the directories of a directory too
 	Namespace string    // of objects that do not name one; "" means default
 	Stdin     io.Reader // what the path "-" reads
+	Written   bool      // keep each object as it is written, too
 }
 
 const maxDocument = 10 << 20 // bytes; the contract's §6.3
@@ -284,6 +301,7 @@ func isList(apiVersion, kind any) bool {
 
 // admit makes an object of one decoded value.
 func (d *Document) admit(value any, at *places, o ReadOptions) {
+	d.at = at
 	fail := func(path string, format string, args ...any) {
 		line, column := at.field(path, false)
 		d.Errors = append(d.Errors, DocError{path, fmt.Sprintf(format, args...), line, column})
@@ -330,10 +348,13 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 			d.Namespace = ""
 		}
 	}
+	if o.Written {
+		d.Written = u.DeepCopy()
+	}
 	obj, errs := Admit(u, nil)
 	for _, e := range errs {
 		line, column := at.field(e.Field, e.Detail == unknownField)
-		d.Errors = append(d.Errors, DocError{e.Field, errorText(e), line, column})
+		d.Errors = append(d.Errors, DocError{e.Field, errorText(e) + kind.meant(e), line, column})
 	}
 	if len(d.Errors) == 0 {
 		d.Object = obj

@@ -51,7 +51,7 @@ func Allowed(obj, old client.Object, get func(v3.Ref) (client.Object, error)) (f
 	tier, err := get(v3.Ref{Kind: "Tier", Name: name})
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return field.ErrorList{field.Invalid(at, name, fmt.Sprintf("tier %q does not exist", name))}, nil
+		return field.ErrorList{field.Invalid(at, name, fmt.Sprintf("tier %q does not exist: create it first, or in the same files; tierctl get tier lists those there are", name))}, nil
 	case err == nil && tier.GetDeletionTimestamp() != nil:
 		return field.ErrorList{field.Invalid(at, name, fmt.Sprintf("tier %q is being deleted", name))}, nil
 	}

@@ -107,7 +107,10 @@ func TestFieldsThatAreTheStores(t *testing.T) {
 			t.Errorf("the uid is %q, the time %v", o.GetUID(), o.GetCreationTimestamp())
 		}
 		want := metav1.ObjectMeta{Name: "a", DeletionTimestamp: &now, Labels: n.Labels, Annotations: n.Annotations, Generation: 1,
-			UID: o.GetUID(), CreationTimestamp: o.GetCreationTimestamp(), ResourceVersion: o.GetResourceVersion()}
+			UID: o.GetUID(), CreationTimestamp: o.GetCreationTimestamp(), ResourceVersion: o.GetResourceVersion(), ManagedFields: o.GetManagedFields()}
+		if len(want.ManagedFields) != 1 || want.ManagedFields[0].Manager != "tierctl" {
+			t.Errorf("who manages what: %v", want.ManagedFields)
+		}
 		if diff := cmp.Diff(want, o.(*corev1.Namespace).ObjectMeta); diff != "" {
 			t.Error(diff)
 		}

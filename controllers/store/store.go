@@ -7,6 +7,7 @@ import (
 	"errors"
 	"iter"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
@@ -44,8 +45,17 @@ type Writer interface {
 	// Update replaces an object's labels, annotations and spec, and gives it as it is stored; ErrNotFound, ErrConflict. Nothing is
 	// written when nothing changes.
 	Update(obj client.Object) (client.Object, error)
+	// Apply makes of an object's fields what obj, as it is written in a file, says of them, and leaves the others: a server-side apply. It
+	// gives the object as it is stored; ErrOwned where another manager has a field that obj would change.
+	Apply(obj *unstructured.Unstructured, o ApplyOptions) (client.Object, error)
 	// Delete removes an object; ErrNotFound.
 	Delete(ref v3.Ref) error
+}
+
+// ApplyOptions of Apply.
+type ApplyOptions struct {
+	Manager string // who says so; what he said before and does not say any more is removed
+	Force   bool   // take fields from other managers
 }
 
 // Event is one thing that a watch tells.
@@ -75,6 +85,7 @@ var (
 	ErrNotFound      = errors.New("does not exist")
 	ErrExists        = errors.New("exists already")
 	ErrConflict      = errors.New("has been changed meanwhile: its resourceVersion is another")
+	ErrOwned         = errors.New("has fields that others manage")
 	ErrInvalid       = errors.New("is not valid")
 	ErrForbidden     = errors.New("is not allowed")
 	ErrPartly        = errors.New("were written")

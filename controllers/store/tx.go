@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -90,10 +91,8 @@ func (tx *Tx) Create(obj client.Object) (client.Object, error) {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	keepServerFields(u, nil, kind)
-	u.SetUID(uuid.NewUUID())
-	u.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
-	u.SetGeneration(1)
-	return tx.store(ref, u, nil)
+	begins(u)
+	return tx.store(ref, u, nil, kind.managers)
 }
 
 // Update replaces an object's labels, annotations and spec, and gives it as it is stored. Nothing is written when nothing
@@ -109,7 +108,42 @@ func (tx *Tx) Update(obj client.Object) (client.Object, error) {
 		return nil, err
 	}
 	keepServerFields(u, old, kind)
-	return tx.store(ref, u, old)
+	return tx.store(ref, u, old, kind.managers)
+}
+
+// Apply makes of an object's fields what obj says of them, and leaves the others.
+func (tx *Tx) Apply(obj *unstructured.Unstructured, o ApplyOptions) (client.Object, error) {
+	ref, kind, err := refOfUntyped(obj)
+	if err != nil {
+		return nil, err
+	}
+	old, err := tx.stored(ref, obj.GetResourceVersion())
+	if errors.Is(err, ErrNotFound) && obj.GetResourceVersion() == "" {
+		old, err = nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u, err := kind.merged(old, kind.applicable(obj), o)
+	switch {
+	case len(conflicts(err)) > 0:
+		return nil, owned(ref, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s %w: %w", ref, ErrInvalid, err)
+	}
+	if old == nil {
+		begins(u)
+	}
+	return tx.store(ref, u, old, func(_, u *unstructured.Unstructured) ([]metav1.ManagedFieldsEntry, error) {
+		return u.GetManagedFields(), nil
+	})
+}
+
+// begins gives a new object what a store gives it.
+func begins(u *unstructured.Unstructured) {
+	u.SetUID(uuid.NewUUID())
+	u.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
+	u.SetGeneration(1)
 }
 
 // UpdateStatus replaces an object's status and nothing else, and gives the object as it is stored. What else there is was admitted
@@ -141,21 +175,38 @@ func (tx *Tx) UpdateStatus(obj client.Object) (client.Object, error) {
 
 // both are an object as it is stored and as it is offered.
 func (tx *Tx) both(ref v3.Ref, obj client.Object) (old, u *unstructured.Unstructured, err error) {
-	text := get(tx.objects, keyOf(ref))
-	if text == nil {
-		return nil, nil, fmt.Errorf("%s %w", ref, ErrNotFound)
-	}
-	old = &unstructured.Unstructured{}
-	if err := utiljson.Unmarshal(text, &old.Object); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
-	}
-	if rv := obj.GetResourceVersion(); rv != "" && rv != old.GetResourceVersion() {
-		return nil, nil, fmt.Errorf("%s %w", ref, ErrConflict)
+	if old, err = tx.stored(ref, obj.GetResourceVersion()); err != nil {
+		return nil, nil, err
 	}
 	if u, err = toUnstructured(obj); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	return old, u, nil
+}
+
+// stored is an object as it is stored, which must be of that resourceVersion unless that is "".
+func (tx *Tx) stored(ref v3.Ref, resourceVersion string) (*unstructured.Unstructured, error) {
+	text := get(tx.objects, keyOf(ref))
+	if text == nil {
+		return nil, fmt.Errorf("%s %w", ref, ErrNotFound)
+	}
+	old := &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(text, &old.Object); err != nil {
+		return nil, fmt.Errorf("%s: %w: %v", ref, ErrCorrupt, err)
+	}
+	if resourceVersion != "" && resourceVersion != old.GetResourceVersion() {
+		return nil, fmt.Errorf("%s %w", ref, ErrConflict)
+	}
+	return old, nil
+}
+
+// refOfUntyped names an object that has no Go type yet.
+func refOfUntyped(u *unstructured.Unstructured) (v3.Ref, *Kind, error) {
+	kind, err := kindOf(u.GetAPIVersion(), u.GetKind())
+	if err != nil {
+		return v3.Ref{}, nil, err
+	}
+	return v3.Ref{Kind: kind.Kind, Namespace: u.GetNamespace(), Name: u.GetName()}, kind, nil
 }
 
 // storable gives the kind that ref names.
@@ -193,8 +244,9 @@ func keepServerFields(u, old *unstructured.Unstructured, kind *Kind) {
 	}
 }
 
-// store admits u and writes it, unless it is what is there.
-func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Object, error) {
+// store admits u and writes it, unless it is what is there. managers tell who has which of its fields then.
+func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured,
+	managers func(old, u *unstructured.Unstructured) ([]metav1.ManagedFieldsEntry, error)) (client.Object, error) {
 	obj, errs := Admit(u.DeepCopy(), old)
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("%s %w: %w", ref, ErrInvalid, errs.ToAggregate())
@@ -206,9 +258,10 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
+	var was client.Object
+	differs := true
 	if old != nil {
-		was, err := tx.Get(ref)
-		if err != nil {
+		if was, err = tx.Get(ref); err != nil {
 			return nil, err
 		}
 		// both from Go types: what was read from JSON has other types of numbers
@@ -216,14 +269,28 @@ func (tx *Tx) store(ref v3.Ref, u, old *unstructured.Unstructured) (client.Objec
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", ref, err)
 		}
-		if reflect.DeepEqual(u.Object, before.Object) {
-			return obj, nil
-		}
 		if !reflect.DeepEqual(u.Object["spec"], before.Object["spec"]) {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
+		differs = !reflect.DeepEqual(withoutManagers(u), withoutManagers(before))
+	}
+	if differs || !sameManagers(obj, was) {
+		entries, err := managers(old, u)
+		if err != nil {
+			return nil, fmt.Errorf("%s: who manages its fields: %w", ref, err)
+		}
+		obj.SetManagedFields(entries)
+	}
+	if !differs && sameManagers(obj, was) {
+		return was, nil
 	}
 	return tx.write(ref, obj)
+}
+
+func withoutManagers(u *unstructured.Unstructured) map[string]any {
+	out := runtime.DeepCopyJSON(u.Object)
+	delete(out["metadata"].(map[string]any), "managedFields") // every object has metadata
+	return out
 }
 
 func (tx *Tx) write(ref v3.Ref, obj client.Object) (client.Object, error) {

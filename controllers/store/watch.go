@@ -138,6 +138,7 @@ func newsOf(ref v3.Ref, sealed []byte) (news, error) {
 	if err != nil {
 		return news{}, err
 	}
+	obj.SetManagedFields(nil) // who watches keeps it in memory, and does not ask
 	return news{Event{Type: Put, Ref: ref, Object: obj}, string(sealed[:sealSize])}, nil
 }
 
