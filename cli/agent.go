@@ -42,7 +42,7 @@ func agentCommand() *cli.Command {
 				Usage: "`WHAT` becomes of connections that a changed policy would deny: Keep them, or Reevaluate and end them"},
 			&cli.StringFlag{Name: "proc-sys-net", Usage: "`PATH` where the host's " + nft.ProcSysNet + " is mounted, for an agent in a container", Value: nft.ProcSysNet,
 				EnvVars: []string{"TIERWALL_PROC_SYS_NET"}},
-			listenFlag(), endpointToHostFlag(), datastoreFlag(),
+			listenFlag(), endpointToHostFlag(), agentDatastoreFlag(),
 		},
 		Action: agent,
 	}

@@ -144,7 +144,7 @@ func (u bootFiles) install(environment []string) error {
 		return fmt.Errorf("installing %s: %w", bootUnit, err)
 	}
 	text := strings.ReplaceAll(systemd.Boot, systemd.State, u.state)
-	if err := errors.Join(copyFile(self, u.program()), writeFile(u.unit(), []byte(text), 0o644), writeFile(u.environment(), settings(environment), 0o644)); err != nil {
+	if err := errors.Join(copyFile(self, u.program()), writeFile(u.unit(), []byte(text), 0o644), writeFile(u.environment(), dropIn(environment), 0o644)); err != nil {
 		return fmt.Errorf("installing %s: %w", bootUnit, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(u.wanted()), 0o755); err != nil {
@@ -175,8 +175,8 @@ func (u bootFiles) remove() error {
 	return nil
 }
 
-// settings are variables as a drop-in of the unit.
-func settings(environment []string) []byte {
+// dropIn is variables, as a drop-in of the unit.
+func dropIn(environment []string) []byte {
 	var out bytes.Buffer
 	out.WriteString("# The agent's settings, written when it was installed.\n[Service]\n")
 	for _, v := range slices.Sorted(slices.Values(environment)) {

@@ -24,7 +24,7 @@ func controllerCommand() *cli.Command {
 				"a policy is Programmed when all of them have it in force"},
 			&cli.IntFlag{Name: "webhook-port", Usage: "`PORT` that the API server asks admission at, with a certificate that is kept in the namespace (default: none)"},
 			&cli.BoolFlag{Name: "verbose", Usage: "log more"},
-			listenFlag(), datastoreFlag(),
+			listenFlag(), agentDatastoreFlag(),
 		},
 		Action: controller,
 	}

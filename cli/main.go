@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return exitOK
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(errs, "tierctl: %s\n", text)
+		fmt.Fprintf(errs, "tierctl: %s%s\n", text, whereTo(app, err))
 	}
 	return statusOf(err)
 }
@@ -84,12 +84,15 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		Reader:          in, Writer: out, ErrWriter: errs,
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		Flags:          globalFlags(),
+		Before:         logClient,
+		Metadata:       map[string]any{},
 	}
 	for _, v := range writeVerbs {
 		app.Commands = append(app.Commands, v.command())
 	}
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
-		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), versionCommand())
+		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

@@ -237,7 +237,7 @@ func policyOptions(c *cli.Context) (o policy.Options, err error) {
 	if err := o.Felix.FromEnv(os.LookupEnv); err != nil {
 		return o, usagef("%v", err)
 	}
-	if kind, _ := datastore(c); kind == kubeDatastore {
+	if ofCluster(c) {
 		inCluster(&o)
 	}
 	if text := c.String("default-endpoint-to-host-action"); text != "" {

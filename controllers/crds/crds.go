@@ -90,7 +90,9 @@ type Cluster struct {
 // Open names a cluster, which is to have our CRDs; nothing is asked of it yet.
 func Open(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = 100, 200
+	if config.QPS == 0 {
+		config.QPS, config.Burst = 100, 200
+	}
 	d, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)

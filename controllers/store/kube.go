@@ -36,7 +36,9 @@ type Kube struct {
 // OpenKube names a cluster; nothing is asked of it yet.
 func OpenKube(config *rest.Config) (*Kube, error) {
 	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = 100, 200
+	if config.QPS == 0 {
+		config.QPS, config.Burst = 100, 200
+	}
 	if config.UserAgent == "" {
 		config.UserAgent = "tierctl"
 	}
