@@ -30,7 +30,7 @@ func main() {
 
 // run is the whole program but for the process around it, and gives the exit status.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	out, errs = printable{out}, printable{errs}
+	out, errs = &printable{Writer: out, colours: coloured(out)}, &printable{Writer: errs, colours: coloured(errs)}
 	app := newApp(in, out, errs)
 	args, err := arrange(app, args)
 	if err == nil {
@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return exitOK
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(errs, "tierctl: %s%s\n", text, whereTo(app, err))
+		fmt.Fprintf(errs, "%s %s%s\n", paint(errs, red, "tierctl:"), text, whereTo(app, err))
 	}
 	return statusOf(err)
 }
@@ -84,7 +84,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		Reader:          in, Writer: out, ErrWriter: errs,
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-		Flags:          globalFlags(),
+		Flags:          append(globalFlags(), colourFlag(), progressFlag()),
 		Before:         logClient,
 		Metadata:       map[string]any{},
 	}

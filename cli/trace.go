@@ -107,8 +107,7 @@ func (t *tracing) single(c *cli.Context, format string) error {
 	if format == "json" {
 		return json.NewEncoder(c.App.Writer).Encode(verdictOnFlow(nil, &result))
 	}
-	_, err = io.WriteString(c.App.Writer, explain(f, &result))
-	return err
+	return explain(c.App.Writer, f, &result)
 }
 
 func flowOfFlags(c *cli.Context) (*policy.FlowSpec, error) {
@@ -274,18 +273,20 @@ func ruleIndex(i int) *int {
 }
 
 // explain is a trace for people: the packet, every step, and the verdict.
-func explain(f policy.Flow, t *policy.Trace) string {
+func explain(w io.Writer, f policy.Flow, t *policy.Trace) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", flowText(f))
-	explainOutcome(&b, &t.Outcome)
+	explainOutcome(&b, w, &t.Outcome)
 	if t.Staged != nil {
 		b.WriteString("If the staged policies were in force:\n")
-		explainOutcome(&b, t.Staged)
+		explainOutcome(&b, w, t.Staged)
 	}
-	return b.String()
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
-func explainOutcome(b *strings.Builder, t *policy.Outcome) {
+// explainOutcome writes to b what is for w.
+func explainOutcome(b *strings.Builder, w io.Writer, t *policy.Outcome) {
 	for _, s := range t.Steps {
 		words := []string{s.Direction.String()}
 		if s.Endpoint != (v3.Ref{}) {
@@ -304,12 +305,12 @@ func explainOutcome(b *strings.Builder, t *policy.Outcome) {
 		if s.Action == policy.None {
 			action = "-"
 		}
-		fmt.Fprintf(b, "  %-5s %s: %s\n", action, strings.Join(words, ", "), s.Why)
+		fmt.Fprintf(b, "  %s %s: %s\n", paintVerdict(w, fmt.Sprintf("%-5s", action)), strings.Join(words, ", "), s.Why)
 	}
 	if len(t.Steps) == 0 {
 		b.WriteString("        no policy guards either end\n")
 	}
-	fmt.Fprintf(b, "%s\n", t.Verdict)
+	fmt.Fprintf(b, "%s\n", paintVerdict(w, t.Verdict.String()))
 }
 
 func flowText(f policy.Flow) string {
