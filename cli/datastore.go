@@ -298,9 +298,14 @@ func createStore(c *cli.Context) (store.Store, error) {
 	if err != nil || !ok {
 		return s, err
 	}
-	path := strings.TrimPrefix(b.String(), "bolt:")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && dryRunOf(c) == "" {
-		fmt.Fprintf(c.App.ErrWriter, "datastore %s is new\n", path)
+	if newStore(b) && dryRunOf(c) == "" {
+		fmt.Fprintf(c.App.ErrWriter, "datastore %s is new\n", strings.TrimPrefix(b.String(), "bolt:"))
 	}
 	return s, nil
+}
+
+// newStore tells whether there is no such store yet.
+func newStore(b *store.Bolt) bool {
+	_, err := os.Stat(strings.TrimPrefix(b.String(), "bolt:"))
+	return errors.Is(err, fs.ErrNotExist)
 }

@@ -78,7 +78,10 @@ func deleteOne(c *cli.Context, tx store.Writer, ref v3.Ref) (string, error) {
 }
 
 // namedRefs are the objects that KIND NAME... and -n name.
-func namedRefs(c *cli.Context) ([]v3.Ref, error) {
+func namedRefs(c *cli.Context) ([]v3.Ref, error) { return refsNamed(c, c.Args().Tail()) }
+
+// refsNamed are the objects of KIND with these names.
+func refsNamed(c *cli.Context, names []string) ([]v3.Ref, error) {
 	kind, err := store.Lookup(c.Args().First())
 	if err != nil {
 		return nil, usageError{err}
@@ -87,11 +90,11 @@ func namedRefs(c *cli.Context) ([]v3.Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(c.Args().Tail(), "") {
+	if slices.Contains(names, "") {
 		return nil, errEmptyName
 	}
 	var refs []v3.Ref
-	for _, name := range c.Args().Tail() {
+	for _, name := range names {
 		refs = append(refs, v3.Ref{Kind: kind.Kind, Namespace: namespace, Name: name})
 	}
 	return refs, nil

@@ -67,6 +67,9 @@ func get(c *cli.Context) error {
 	if err != nil && len(objs) == 0 {
 		return err
 	}
+	if len(objs) == 0 && len(missing) > 0 {
+		return errors.Join(missing...)
+	}
 	objs = slices.DeleteFunc(objs, func(o client.Object) bool { return !labelled(o) })
 	return errors.Join(form.print(v, c.App.Writer, objs), err, errors.Join(missing...))
 }

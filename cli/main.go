@@ -91,6 +91,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	for _, v := range writeVerbs {
 		app.Commands = append(app.Commands, v.command())
 	}
+	app.Commands = append(app.Commands, patchCommand(), labelCommand(), diffCommand(), waitCommand())
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
 		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {

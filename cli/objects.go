@@ -118,6 +118,29 @@ func printEach(c *cli.Context, d store.Document, all []store.DocError, before ..
 	}
 }
 
+// fieldErrors are what an error of a store says of single fields, in our words or the API server's. They have no place yet.
+func fieldErrors(kind string, err error) (out []store.DocError) {
+	var many utilerrors.Aggregate
+	if errors.As(err, &many) {
+		for _, e := range many.Errors() {
+			var f *field.Error
+			if errors.As(e, &f) {
+				out = append(out, store.DocError{Field: f.Field, Message: store.ErrorText(kind, f)})
+			}
+		}
+	}
+	var status apierrors.APIStatus
+	if len(out) > 0 || !errors.As(err, &status) || status.Status().Details == nil {
+		return out
+	}
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Field != "" && cause.Field != "<nil>" {
+			out = append(out, store.DocError{Field: cause.Field, Message: cause.Message})
+		}
+	}
+	return out
+}
+
 // notices are what a valid object does that its author may not think.
 func notices(d store.Document) (out []store.DocError) {
 	if d.Object == nil {
@@ -138,22 +161,8 @@ func errorAt(d store.Document, field, message string) store.DocError {
 
 // wrongWith is what a store says of a document's object, each field at its place.
 func wrongWith(d store.Document, err error) (out []store.DocError) {
-	var many utilerrors.Aggregate
-	if errors.As(err, &many) && (errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrForbidden) || errors.Is(err, store.ErrOwned)) {
-		for _, e := range many.Errors() {
-			var f *field.Error
-			if errors.As(e, &f) {
-				out = append(out, errorAt(d, f.Field, f.ErrorBody()))
-			}
-		}
-	}
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Details != nil && len(out) == 0 {
-		for _, cause := range status.Status().Details.Causes {
-			if cause.Field != "" && cause.Field != "<nil>" {
-				out = append(out, errorAt(d, cause.Field, cause.Message))
-			}
-		}
+	for _, f := range fieldErrors(d.Kind, err) {
+		out = append(out, errorAt(d, f.Field, f.Message))
 	}
 	if len(out) == 0 {
 		out = []store.DocError{errorAt(d, "", inCalicoWords(err).Error())}

@@ -372,6 +372,9 @@ var wanted = []struct {
 	{"metadata", map[string]any{}, "fields such as name"},
 }
 
+// ErrorText is what an error in a field of a kind's object says beside the field, and which field may have been meant.
+func ErrorText(kind string, e *field.Error) string { return errorText(e) + refKind(kind).meant(e) }
+
 // errorText is the error without its field, which has a place of its own.
 func errorText(e *field.Error) string {
 	if e.Detail == unknownField || e.BadValue == nil && e.Detail != "" {
