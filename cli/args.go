@@ -21,6 +21,9 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	if len(p.words) == 0 && (len(p.flags) == 0 || p.help()) {
 		return []string{"--help"}, nil
 	}
+	if err := notOurs(p.words); err != nil {
+		return nil, err
+	}
 	path, err := descend(app, p.words, p.help())
 	if err != nil {
 		return nil, err

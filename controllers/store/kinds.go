@@ -93,6 +93,9 @@ func Lookup(name string) (Kind, error) {
 			return k, nil
 		}
 	}
+	if err := foreign(name); err != nil {
+		return Kind{}, fmt.Errorf("resource type '%s' is not supported: %w", name, err)
+	}
 	var known, all []string
 	for _, k := range kinds {
 		known, all = append(known, k.Singular), append(append(all, k.Singular, k.Plural), k.Aliases...)
@@ -119,6 +122,9 @@ func kindOf(apiVersion, kind string) (*Kind, error) {
 	if len(versions) > 0 {
 		return nil, fmt.Errorf("unknown apiVersion %q of kind %s: unknown resource type (%s) and/or version (%s): expected %s", apiVersion, kind, kind, apiVersion,
 			strings.Join(versions, " or "))
+	}
+	if err := foreign(kind); err != nil {
+		return nil, err
 	}
 	unknown := fmt.Sprintf("unknown kind %q: unknown resource type (%s) and/or version (%s)", kind, kind, apiVersion)
 	if n := nearest(kind, names); n != "" {

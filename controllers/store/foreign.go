@@ -1,0 +1,49 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// foreignKind is a kind of Calico's that no store of ours holds, with the names that users type.
+type foreignKind struct {
+	Kind    string
+	Names   []string
+	instead string
+}
+
+const (
+	addresses = "Tierwall does policy, and leaves pods' addresses to the CNI plugin: use its own tools, calicoctl where that is Calico's"
+	routes    = "Tierwall does policy, and leaves routes to the CNI plugin: use its own tools, calicoctl where that is Calico's"
+	nodes     = "what Tierwall's nodes do is in NodeReports: tierctl get nodereport, tierctl version"
+)
+
+var foreignKinds = []foreignKind{
+	{"IPPool", []string{"ippool", "ippools", "ipp", "ipps", "pool", "pools"}, addresses},
+	{"IPReservation", []string{"ipreservation", "ipreservations", "ipres", "iprs"}, addresses},
+	{"IPAMConfiguration", []string{"ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"}, addresses},
+	{"IPAMConfig", nil, addresses},
+	{"IPAMBlock", []string{"ipamblock", "ipamblocks"}, addresses},
+	{"IPAMHandle", []string{"ipamhandle", "ipamhandles"}, addresses},
+	{"BlockAffinity", []string{"blockaffinity", "blockaffinities", "affinity", "affinities"}, addresses},
+	{"BGPConfiguration", []string{"bgpconfiguration", "bgpconfigurations", "bgpconfig", "bgpconfigs"}, routes},
+	{"BGPPeer", []string{"bgppeer", "bgppeers", "bgpp", "bgpps", "bp", "bps"}, routes},
+	{"BGPFilter", []string{"bgpfilter", "bgpfilters"}, routes},
+	{"ClusterInformation", []string{"clusterinformation", "clusterinformations", "clusterinfo", "clusterinfos"}, nodes},
+	{"CalicoNodeStatus", []string{"caliconodestatus", "caliconodestatuses"}, nodes},
+}
+
+// foreign says of a kind of Calico's, by any of its names, whose it is and what to use.
+func foreign(name string) error {
+	low := strings.ToLower(name)
+	for _, k := range foreignKinds {
+		if low == strings.ToLower(k.Kind) || slices.Contains(k.Names, low) {
+			return fmt.Errorf("%s: there is no %s here: %s", name, k.Kind, k.instead)
+		}
+	}
+	return nil
+}
+
+// Foreign tells whether a kind is one of Calico's that no store of ours holds.
+func Foreign(kind string) bool { return foreign(kind) != nil }
