@@ -161,7 +161,7 @@ func ofCluster(c *cli.Context) bool {
 	return err == nil && at.kind == kubeDatastore && (!at.guessed || len(c.StringSlice("filename")) == 0)
 }
 
-// openStore names the datastore; it opens nothing yet.
+// openStore names the datastore, for one who writes nothing while it is locked; it opens nothing yet.
 func openStore(c *cli.Context) (store.Store, error) {
 	at, err := connect(c)
 	if err != nil {
@@ -169,13 +169,17 @@ func openStore(c *cli.Context) (store.Store, error) {
 	}
 	at.tell(c)
 	if at.kind == boltDatastore {
-		return store.OpenBolt(at.path), nil
+		return store.OpenBolt(at.path).Heeding(true), nil
 	}
 	config, err := at.cluster()
 	if err != nil {
 		return nil, err
 	}
-	return store.OpenKube(config)
+	k, err := store.OpenKube(config)
+	if err != nil {
+		return nil, err
+	}
+	return k.Heeding(true), nil
 }
 
 // clusterOf is the cluster that the datastore must be.
@@ -283,10 +287,13 @@ func whereTo(app *cli.App, err error) string {
 	return fmt.Sprintf("; the datastore is %s", where)
 }
 
-// existing is the same store for one who must not make a new one where it has gone.
+// existing is the same store for one who must not make a new one where it has gone, and goes on while it is locked.
 func existing(s store.Store) store.Store {
-	if b, ok := s.(*store.Bolt); ok {
-		return b.Existing()
+	switch s := s.(type) {
+	case *store.Bolt:
+		return s.Existing().Heeding(false)
+	case *store.Kube:
+		return s.Heeding(false)
 	}
 	return s
 }

@@ -41,6 +41,7 @@ type Bolt struct {
 	wait time.Duration // for another process to let the file go
 
 	existing bool // do not make the file
+	heeding
 }
 
 const (
@@ -133,7 +134,12 @@ func (b *Bolt) Delete(ctx context.Context, obj client.Object) error {
 
 // Transact implements Store.
 func (b *Bolt) Transact(ctx context.Context, f func(Writer) error) (revision string, err error) {
-	return b.transact(ctx, func(tx *Tx) error { return f(tx) })
+	return b.transact(ctx, func(tx *Tx) error {
+		if err := b.heed(b, tx); err != nil {
+			return err
+		}
+		return f(tx)
+	})
 }
 
 func (b *Bolt) transact(ctx context.Context, f func(*Tx) error) (revision string, err error) {

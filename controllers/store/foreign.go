@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
 // foreignKind is a kind of Calico's that no store of ours holds, with the names that users type.
@@ -34,16 +36,30 @@ var foreignKinds = []foreignKind{
 	{"CalicoNodeStatus", []string{"caliconodestatus", "caliconodestatuses"}, nodes},
 }
 
-// foreign says of a kind of Calico's, by any of its names, whose it is and what to use.
+// foreignError says of a kind of Calico's whose it is, and what to use.
+type foreignError struct{ error }
+
+// foreign looks for a kind of Calico's by any of its names, or by that of a list of it.
 func foreign(name string) error {
-	low := strings.ToLower(name)
+	low := strings.TrimSuffix(strings.ToLower(name), "list")
 	for _, k := range foreignKinds {
 		if low == strings.ToLower(k.Kind) || slices.Contains(k.Names, low) {
-			return fmt.Errorf("%s: there is no %s here: %s", name, k.Kind, k.instead)
+			return foreignError{fmt.Errorf("%s: there is no %s here: %s", name, k.Kind, k.instead)}
 		}
 	}
 	return nil
 }
 
-// Foreign tells whether a kind is one of Calico's that no store of ours holds.
-func Foreign(kind string) bool { return foreign(kind) != nil }
+// foreignNode is Calico's Node, which is about addresses and routes; Kubernetes' is one of ours.
+func foreignNode(apiVersion, kind string) error {
+	if (kind == "Node" || kind == "NodeList") && apiVersion == v3.GroupVersion.String() {
+		return foreignError{fmt.Errorf("there is no %s of %s here, Kubernetes' is in v1: %s", kind, apiVersion, routes)}
+	}
+	return nil
+}
+
+// Holds tells whether a cluster has objects of the kind that are ours to write; others are its own, or it derives them.
+func (k *Kube) Holds(kind string) bool {
+	known := refKind(kind)
+	return known != nil && known.HasCRD() && !known.standalone()
+}

@@ -119,6 +119,9 @@ func kindOf(apiVersion, kind string) (*Kind, error) {
 		}
 		names = append(names, k.GVK.Kind)
 	}
+	if err := foreignNode(apiVersion, kind); err != nil {
+		return nil, err
+	}
 	if len(versions) > 0 {
 		return nil, fmt.Errorf("unknown apiVersion %q of kind %s: unknown resource type (%s) and/or version (%s): expected %s", apiVersion, kind, kind, apiVersion,
 			strings.Join(versions, " or "))

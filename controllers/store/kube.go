@@ -31,6 +31,7 @@ type Kube struct {
 	config  *rest.Config
 	dynamic dynamic.Interface
 	kinds   []Kind // that Watch follows
+	heeding
 }
 
 // OpenKube names a cluster; nothing is asked of it yet.
@@ -319,7 +320,11 @@ func missesNamespace(err error) bool {
 // Transact implements Store as far as an API server can: everything is first done without effect, and nothing is written unless all of it
 // can be. What somebody else does in between may still stop it half way; the error then says so.
 func (k *Kube) Transact(ctx context.Context, f func(Writer) error) (revision string, err error) {
-	if err := f(&kubeWriter{Kube: k, ctx: ctx, trial: true, tried: map[v3.Ref]client.Object{}}); err != nil {
+	trial := &kubeWriter{Kube: k, ctx: ctx, trial: true, tried: map[v3.Ref]client.Object{}}
+	if err := k.heed(k, trial); err != nil {
+		return "", err
+	}
+	if err := f(trial); err != nil {
 		return "", err
 	}
 	w := &kubeWriter{Kube: k, ctx: ctx}

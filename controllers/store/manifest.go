@@ -31,6 +31,7 @@ type Document struct {
 	Written               *unstructured.Unstructured // the object before it was defaulted; with ReadOptions.Written
 	Errors                []DocError
 	Warnings              []DocError // of what is taken otherwise than it is written
+	Foreign               bool       // the kind is one of Calico's that no store holds, which is among the Errors
 	at                    *places
 }
 
@@ -329,6 +330,7 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 	u := &unstructured.Unstructured{Object: m}
 	d.Kind, d.Namespace, d.Name = u.GetKind(), u.GetNamespace(), u.GetName()
 	kind, err := kindOf(u.GetAPIVersion(), u.GetKind())
+	d.Foreign = errors.As(err, new(foreignError))
 	if err == nil {
 		d.Kind = kind.Kind
 		if kind.Namespaced {

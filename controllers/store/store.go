@@ -94,6 +94,7 @@ var (
 	ErrUnfollowed    = errors.New("none are followed until it is")
 	ErrNoStore       = errors.New("there is no such store: tierctl apply creates it")
 	ErrLocked        = errors.New("another process holds the file")
+	ErrMigrating     = errors.New("is locked")
 	ErrCorrupt       = errors.New("the file is damaged, or is no store of Tierwall's")
 	ErrCorruptObject = errors.New("cannot be decoded")
 	ErrNewerVersion  = errors.New("the file was written by a newer version")
