@@ -20,14 +20,18 @@ func controllerCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "`NAMESPACE` of the Lease that the leader holds (default: none; there is no other controller)",
 				EnvVars: []string{"POD_NAMESPACE"}},
-			&cli.StringFlag{Name: "agents", Value: "kubernetes.io/os=linux,type!=virtual-kubelet", Usage: "`SELECTOR` of the nodes that should have an agent: " +
-				"a policy is Programmed when all of them have it in force"},
+			agentsFlag(),
 			&cli.IntFlag{Name: "webhook-port", Usage: "`PORT` that the API server asks admission at, with a certificate that is kept in the namespace (default: none)"},
 			&cli.BoolFlag{Name: "verbose", Usage: "log more"},
 			listenFlag(), agentDatastoreFlag(),
 		},
 		Action: controller,
 	}
+}
+
+func agentsFlag() cli.Flag {
+	return &cli.StringFlag{Name: "agents", Value: "kubernetes.io/os=linux,type!=virtual-kubelet", Usage: "`SELECTOR` of the nodes that should have an agent: " +
+		"a policy is Programmed when all of them have it in force"}
 }
 
 func controller(c *cli.Context) error {

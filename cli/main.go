@@ -93,7 +93,8 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	}
 	app.Commands = append(app.Commands, patchCommand(), labelCommand(), diffCommand(), waitCommand())
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
-		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), datastoreCommand(), versionCommand())
+		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), datastoreCommand(),
+		statusCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

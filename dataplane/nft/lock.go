@@ -32,7 +32,7 @@ func (l *lock) hold(table string) error {
 	if l.held {
 		return nil
 	}
-	name := &unix.SockaddrUnix{Name: "@tierwall/table/" + table}
+	name := lockName(table)
 	err := unix.Bind(l.fd, name)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE) && rightful(name):
@@ -47,6 +47,10 @@ func (l *lock) hold(table string) error {
 		return fmt.Errorf("locking table %s: %w", table, err)
 	}
 	return nil
+}
+
+func lockName(table string) *unix.SockaddrUnix {
+	return &unix.SockaddrUnix{Name: "@tierwall/table/" + table}
 }
 
 // answer whoever asks whose the name is.
