@@ -294,3 +294,16 @@ func (n *node) clauses() (sum int) {
 	}
 	return max(sum, 1)
 }
+
+// Labels are the labels that it asks about, sorted.
+func (s *Selector) Labels() []string { return set(s.root.labels()) }
+
+func (n *node) labels() (out []string) {
+	if n.label != "" {
+		out = append(out, n.label)
+	}
+	for i := range n.kids {
+		out = append(out, n.kids[i].labels()...)
+	}
+	return out
+}

@@ -266,3 +266,17 @@ func TestRequires(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+func TestLabels(t *testing.T) {
+	for text, want := range map[string]string{
+		"all()": "", "b == 'x' && !has(a) || b in {'y'}": "a b", "!(c != 'x')": "c",
+	} {
+		s, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have := strings.Join(s.Labels(), " "); have != want {
+			t.Errorf("%s: %s", text, have)
+		}
+	}
+}
