@@ -42,6 +42,7 @@ var lines = map[string]line{
 		others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},
 	"controllers":     {ours: []string{"apis/v1alpha1", "apis/v3", "controllers/admission", "controllers/crds", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: append([]string{"k8s.io/client-go/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "sigs.k8s.io/network-policy-api/apis/", "github.com/prometheus/"}, apimachinery...)},
 	"cli":             {ours: []string{""}, others: []string{""}},
+	"cli/draw":        {ours: []string{"apis/v3", "dataplane/reach"}},
 	"test/scenario":   {ours: []string{"apis/v3", "controllers/store", "dataplane/policy"}, others: []string{""}},
 	"test/lab":        {ours: []string{"dataplane/policy"}, others: []string{""}},
 	"test/lab/replay": {ours: []string{"controllers/store", "dataplane/policy", "test/lab"}, others: []string{""}},
