@@ -16,7 +16,7 @@ demo: build ## Play the walk-throughs A to G with agents and real packets in net
 	@go build -o bin/demo ./test/lab/demo
 	@bin/demo -tierctl bin/tierctl
 
-test: go nft kube ## Run every test but test-e2e's, with the kernel where it can be used
+test: go nft kube chromium ## Run every test but test-e2e's, with the kernel where it can be used
 	go vet ./...
 	go test -json -timeout 20m ./... | go run ./test/tally
 
@@ -100,4 +100,7 @@ nft:
 	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
-.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft
+chromium:
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
+
+.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft chromium

@@ -18,6 +18,7 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/tierwall/tierwall/cli/draw"
 	"github.com/tierwall/tierwall/dataplane/reach"
@@ -81,7 +82,7 @@ func openFile(t *testing.T, path, hash string) *tab {
 	t.Cleanup(cancel)
 	b := &tab{T: t, ctx: ctx}
 	b.run() // which makes the tab
-	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, time.Minute)
 	t.Cleanup(cancel)
 	b.ctx = ctx
 	if err := chromedp.Listen(ctx, b.listen); err != nil {
@@ -172,7 +173,8 @@ func (b *tab) contains(what, script, want string) {
 // fill a field of the filter as a person does.
 func (b *tab) fill(id, text string) {
 	b.Helper()
-	b.run(chromedp.Clear("#"+id), chromedp.SendKeys("#"+id, text))
+	b.eval(fmt.Sprintf(`document.getElementById(%q).focus(); document.getElementById(%[1]q).select()`, id))
+	b.press(kb.Backspace, text)
 }
 
 func (b *tab) press(keys ...string) {
@@ -180,6 +182,12 @@ func (b *tab) press(keys ...string) {
 	for _, k := range keys {
 		b.run(chromedp.KeyEvent(k))
 	}
+}
+
+// click what a CSS selector finds first.
+func (b *tab) click(selector string) {
+	b.Helper()
+	b.run(chromedp.Click(chromedp.CSS(selector)))
 }
 
 // Scripts that look at the page.

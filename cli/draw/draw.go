@@ -27,8 +27,8 @@ func verdictOf(a *reach.Answer) verdict {
 	return something
 }
 
-// mark of a verdict, which is there for those who cannot tell the colours.
-func (v verdict) class() string { return [...]string{"none", "some", "all"}[v] }
+// class of a verdict, in styles. Each has a mark of its own as well, for those who cannot tell the colours.
+func (v verdict) class() string { return [...]string{"nothing", "some", "everything"}[v] }
 
 // namespaces of an end's members, each once, sorted.
 func namespaces(e *reach.End) []string {

@@ -24,10 +24,10 @@ func TestFilterInTheBrowser(t *testing.T) {
 	b.fill("from", "SHOP -front")
 	b.want("sources by words", sources, "shop/api, shop/db")
 	b.want("hash of words", hash, "#from=SHOP+-front")
-	b.run(chromedp.Click("#swap"))
+	b.click("#swap")
 	b.want("swapped", sources+`+"|"+`+destinations, "dev/toolbox, dns/coredns-a and 1 more, shop/api, shop/db, shop/front and 2 more, node-1, 0.0.0.0/0 but 2 networks, "+
 		"203.0.113.0/28|shop/api, shop/db")
-	b.run(chromedp.Click("#clear"))
+	b.click("#clear")
 	b.until(`document.querySelectorAll(".source").length === 8`)
 	b.want("cleared", counts+`+location.hash`, "21 8 35")
 
@@ -37,7 +37,7 @@ func TestFilterInTheBrowser(t *testing.T) {
 	b.want("by a member", sources, "dns/coredns-a and 1 more")
 	b.fill("from", "no such end")
 	b.want("nothing is left", `document.querySelector(".empty").textContent`, "No cell is left by this filter.")
-	b.fill("from", " ")
+	b.fill("from", "")
 	b.eval(`{ const s = document.getElementById("from-ns"); s.value = "shop"; s.dispatchEvent(new Event("input", {bubbles: true})); }`)
 	b.eval(`{ const s = document.getElementById("to-kind"); s.value = "host"; s.dispatchEvent(new Event("input", {bubbles: true})); }`)
 	b.want("by namespace and kind", sources+`+"|"+`+destinations, "shop/api, shop/db, shop/front and 2 more|node-1")
@@ -54,8 +54,8 @@ func TestShowInTheBrowser(t *testing.T) {
 		{"all", "5432", "", "", "22 0 42"},
 		{"none", "icmp", "", "", "21 0 43"},
 	} {
-		b.fill("port", c.port+" ")
-		b.run(chromedp.Click(`input[value="` + c.show + `"] + span`))
+		b.fill("port", c.port)
+		b.click(`input[value="` + c.show + `"] + span`)
 		b.want(c.show+" of "+c.port+": counts", counts, c.counts)
 		if c.sources != "" {
 			b.want(c.show+" of "+c.port+": sources", sources, c.sources)
@@ -70,16 +70,16 @@ func TestShowInTheBrowser(t *testing.T) {
 func TestCellInTheBrowser(t *testing.T) {
 	b := open(t, small(), "The shop", "")
 	b.contains("before", why, "A row is a source")
-	b.run(chromedp.Click(`[aria-label="shop/api to shop/db: TCP 5432"]`))
+	b.click(`[aria-label="shop/api to shop/db: TCP 5432"]`)
 	b.want("looked at", lookedAt, "shop/api to shop/db: TCP 5432")
 	for _, part := range []string{"shop/api to shop/db", "Some passes", "TCP 5432", "shop/rules (NetworkPolicy): rule 0 allows TCP 5432", "The other way: none", "Pod/shop/db"} {
 		b.contains("why", why, part)
 	}
 	b.want("hash", hash, "#source=shop%2Fapi&destination=shop%2Fdb")
-	b.run(chromedp.Click("#why button"))
+	b.click("#why button")
 	b.want("the other way", lookedAt, "shop/db to shop/api: none")
 	b.contains("the other way", why, "Nothing passes")
-	b.run(chromedp.Click(`.source[title="node-1"]`))
+	b.click(`.source[title="node-1"]`)
 	b.contains("an end", why, "everything with 8, something with 0, nothing with 0")
 }
 
@@ -87,8 +87,8 @@ func TestKeysInTheBrowser(t *testing.T) {
 	b := open(t, small(), "The shop", "")
 	b.press("/")
 	b.want("slash", `document.activeElement.id`, "from")
-	b.fill("from", " ")
-	b.run(chromedp.Focus("#grid"))
+	b.fill("from", "")
+	b.run(chromedp.Focus(chromedp.CSS("#grid")))
 	for _, c := range []struct{ key, want string }{
 		{kb.ArrowDown, "dev/toolbox to dev/toolbox: all"},
 		{kb.ArrowRight, "dev/toolbox to dns/coredns-a and 1 more: all"},
@@ -104,7 +104,7 @@ func TestKeysInTheBrowser(t *testing.T) {
 		b.want("the grid says which", `document.getElementById(document.getElementById("grid").getAttribute("aria-activedescendant")).getAttribute("aria-label")`, c.want)
 	}
 	b.press(kb.Escape)
-	b.want("let go", lookedAt+`+location.hash`, "nothing#from=+")
+	b.want("let go", lookedAt+`+location.hash`, "nothing")
 }
 
 func TestHashInTheBrowser(t *testing.T) {
@@ -124,7 +124,7 @@ func TestHostileNamesInTheBrowser(t *testing.T) {
 	if have := b.eval(`document.title`); strings.Contains(have, "owned") && !strings.Contains(have, "<script>") {
 		t.Errorf("a name has set the title: %q", have)
 	}
-	b.run(chromedp.Click(`.line:nth-child(2) .cell`))
+	b.click(`.line:nth-child(2) .cell`)
 	b.contains("shown as it is", `document.getElementById("why").textContent`, "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>")
 	b.want("nothing was made of it", `document.querySelectorAll("main script, main img").length`, "0")
 }
@@ -168,7 +168,7 @@ func TestThousandEndsInTheBrowser(t *testing.T) {
 		if size > 8<<20 || took > 30*time.Second {
 			t.Errorf("%d ends are %d bytes and took %v", n, size, took)
 		}
-		b.run(chromedp.Focus("#grid"), chromedp.KeyEvent(kb.End, chromedp.KeyModifiers(kb.ModifierCtrl)))
+		b.run(chromedp.Focus(chromedp.CSS("#grid")), chromedp.KeyEvent(kb.End, chromedp.KeyModifiers(kb.ModifierCtrl)))
 		last := m.Ends[n-1].About
 		b.contains("the last cell", lookedAt, last+" to "+last)
 		b.contains("the last row is on the screen", sources, last)

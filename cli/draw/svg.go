@@ -100,8 +100,8 @@ func SVG(w io.Writer, m *reach.Matrix, title string) error {
 	s.left, s.top = 24+s.measure+14, 96+max(s.measure*7/10, 40)
 	out := svg{bufio.NewWriter(w)}
 	out.open(s.left+s.w*len(m.Ends)+max(24, s.measure*7/10), s.top+s.h*len(m.Ends)+24, title, `
-.all-tint { fill: var(--all-tint); } .some-tint { fill: var(--some-tint); }
-.all { fill: var(--all); } .some { fill: var(--some); } .none { stroke: var(--none); stroke-width: 1.6; }
+.everything-tint { fill: var(--all-tint); } .some-tint { fill: var(--some-tint); }
+.everything { fill: var(--all); } .some { fill: var(--some); } .nothing { stroke: var(--none); stroke-width: 1.6; }
 .ring { fill: none; stroke: var(--some); stroke-width: 1.6; }
 `)
 	out.text(24, 40, "title", short(title, 100))
@@ -117,10 +117,9 @@ func SVG(w io.Writer, m *reach.Matrix, title string) error {
 
 func (s *sheet) legend(out svg) {
 	x := 30
-	for v, text := range []string{"nothing passes", "some passes", "everything passes"} {
-		var b strings.Builder
-		verdict(v).mark(&b, x, 64)
-		out.WriteString(b.String())
+	for _, v := range []verdict{everything, something, nothing} {
+		text := v.class() + " passes"
+		v.mark(out, x, 64)
 		out.text(x+14, 68, "faint", text)
 		x += 34 + width(text)
 	}
@@ -128,30 +127,37 @@ func (s *sheet) legend(out svg) {
 }
 
 // mark draws a verdict around a point.
-func (v verdict) mark(b *strings.Builder, x, y int) {
+func (v verdict) mark(b io.Writer, x, y int) {
 	switch v {
 	case everything:
-		fmt.Fprintf(b, `<circle class="all" cx="%d" cy="%d" r="5.5"/>`, x, y)
+		fmt.Fprintf(b, `<circle class="everything" cx="%d" cy="%d" r="5.5"/>`, x, y)
 	case something:
-		fmt.Fprintf(b, `<circle class="ring" cx="%d" cy="%d" r="4.7"/><path class="some" d="M%[1]d %d a4.7 4.7 0 0 0 0 9.4z"/>`, x, y, y-5)
+		fmt.Fprintf(b, `<circle class="ring" cx="%d" cy="%d" r="4.7"/><path class="some" d="M%[1]d %[2]dm0 -4.7a4.7 4.7 0 0 0 0 9.4z"/>`, x, y)
 	default:
-		fmt.Fprintf(b, `<path class="none" d="M%d %dh6"/>`, x-3, y)
+		fmt.Fprintf(b, `<path class="nothing" d="M%d %dh6"/>`, x-3, y)
 	}
 }
 
-// row of a source: its name, and runs of equal answers, so that a large matrix is no larger than what it says.
+// mostTold is how many ends a matrix may have whose cells are told apart by what passes, and not only by whether all, some or nothing does.
+const mostTold = 200
+
+// row of a source: its name, and runs of equal cells, so that a large matrix is no larger than what it says.
 func (s *sheet) row(out svg, i int) {
 	y := s.top + i*s.h
 	out.text(24, y+s.h/2+4, "", short(s.Ends[i].About, 44))
 	fmt.Fprintf(out, `<path class="%s" d="M24 %dH%d"/>`+"\n", s.border(i), y, s.left+s.w*len(s.Ends))
 	for j := 0; j < len(s.Ends); {
 		n := 1
-		for j+n < len(s.Ends) && s.Cells[i][j+n] == s.Cells[i][j] {
+		for j+n < len(s.Ends) && s.alike(s.Cells[i][j+n], s.Cells[i][j]) {
 			n++
 		}
 		s.run(out, i, j, n)
 		j += n
 	}
+}
+
+func (s *sheet) alike(a, b int) bool {
+	return a == b || len(s.Ends) > mostTold && verdictOf(&s.Answers[a]) == verdictOf(&s.Answers[b])
 }
 
 func (s *sheet) run(out svg, i, j, n int) {
@@ -161,32 +167,39 @@ func (s *sheet) run(out svg, i, j, n int) {
 		return
 	}
 	x, y := s.left+j*s.w, s.top+i*s.h
-	to := s.Ends[j].About
-	if n > 1 {
-		to += fmt.Sprintf(" and %d more to its right", n-1)
+	out.WriteString("<g>")
+	if len(s.Ends) <= mostTold {
+		to := s.Ends[j].About
+		if n > 1 {
+			to += fmt.Sprintf(" and %d more to its right", n-1)
+		}
+		fmt.Fprintf(out, `<title>%s to %s: %s</title>`, xmlText(s.Ends[i].About), xmlText(to), xmlText(a.Conns))
 	}
-	fmt.Fprintf(out, `<g><title>%s to %s: %s</title>`, xmlText(s.Ends[i].About), xmlText(to), xmlText(a.Conns))
 	if v != nothing {
 		fmt.Fprintf(out, `<rect class="%s-tint" x="%d" y="%d" width="%d" height="%d"/>`, v.class(), x, y, s.w*n, s.h)
 	}
-	for k := range n {
-		s.cell(out, a, v, x+k*s.w, y)
+	if s.wide {
+		for k := range n {
+			s.cell(out, a, v, x+k*s.w, y)
+		}
+	} else {
+		s.narrow(out, v, x, y, n)
 	}
-	fmt.Fprintln(out, `</g>`)
+	fmt.Fprintln(out, "</g>")
+}
+
+// narrow cells of a run: a bar where everything passes, a corner each where some does.
+func (s *sheet) narrow(out svg, v verdict, x, y, n int) {
+	if v == everything {
+		fmt.Fprintf(out, `<rect class="everything" x="%d" y="%d" width="%d" height="%d"/>`, x+4, y+4, s.w*n-8, s.h-8)
+		return
+	}
+	corner := fmt.Sprintf("v%dh-%[1]dz", s.h-8)
+	fmt.Fprintf(out, `<path class="some" d="M%d %d%s%s"/>`, x+s.w-4, y+4, corner, strings.Repeat(fmt.Sprintf("m%d 0%s", s.w, corner), n-1))
 }
 
 func (s *sheet) cell(out svg, a *reach.Answer, v verdict, x, y int) {
-	if !s.wide {
-		if v == something {
-			fmt.Fprintf(out, `<path class="some" d="M%d %dv%dh-%[3]dz"/>`, x+s.w-4, y+4, s.h-8)
-		} else {
-			fmt.Fprintf(out, `<path class="all" d="M%d %dh%dv%[3]dh-%[3]dz"/>`, x+4, y+4, s.h-8)
-		}
-		return
-	}
-	var b strings.Builder
-	v.mark(&b, x+14, y+s.h/2)
-	out.WriteString(b.String())
+	v.mark(out, x+14, y+s.h/2)
 	if v != something {
 		return
 	}
