@@ -16,7 +16,7 @@ demo: build ## Play the walk-throughs A to G with agents and real packets in net
 	@go build -o bin/demo ./test/lab/demo
 	@bin/demo -tierctl bin/tierctl
 
-test: go nft kube chromium ## Run every test but test-e2e's, with the kernel where it can be used
+test: go nft kube chromium shells ## Run every test but test-e2e's, with the kernel where it can be used
 	go vet ./...
 	go test -json -timeout 20m ./... | go run ./test/tally
 
@@ -64,6 +64,7 @@ generate: go bin/helm ## Write deep copies, CRD manifests and what is made of th
 	$(TOOL) controller-gen object crd:allowDangerousTypes=true paths=./apis/v3 paths=./apis/v1alpha1 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
 	go run ./config/helm/generate -helm bin/helm
+	go test ./cli -run TestGenerated -update
 
 bin/helm: Makefile
 	GOBIN=$(CURDIR)/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
@@ -72,7 +73,7 @@ verify: go ## Fail when generated files, formatting or go.mod are not as they sh
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go mod verify && go mod tidy -diff
 	go -C tools vet ./... && go -C tools test ./... && go -C tools mod tidy -diff
-	$(MAKE) generate && git diff --exit-code -- apis config
+	$(MAKE) generate && git diff --exit-code -- apis config cli
 
 vuln: go ## Ask govulncheck for known vulnerabilities; says so, and is no error, where their database cannot be reached
 	go -C tools run ./vuln
@@ -103,4 +104,7 @@ nft:
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
 
-.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft chromium
+shells:
+	@command -v zsh >/dev/null && command -v fish >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy zsh fish; }
+
+.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft chromium shells

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tierwall/tierwall/cli/early"
 	"github.com/tierwall/tierwall/controllers/store"
 )
 
@@ -25,6 +26,12 @@ const (
 )
 
 func main() {
+	if words, asked := early.Words(os.Args); asked {
+		if completeWords(context.Background(), words, os.Stdout) != nil {
+			os.Exit(exitError)
+		}
+		return
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -94,7 +101,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	app.Commands = append(app.Commands, patchCommand(), labelCommand(), diffCommand(), waitCommand())
 	app.Commands = append(app.Commands, deleteCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
 		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), datastoreCommand(),
-		statusCommand(), explainCommand(), versionCommand())
+		statusCommand(), explainCommand(), completionCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

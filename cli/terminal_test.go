@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +14,13 @@ import (
 
 // terminal is a new pseudo terminal: what is written to the file can be read from screen once the file is closed.
 func terminal(t *testing.T) (file *os.File, screen func() string) {
+	t.Helper()
+	master, file := openTerminal(t)
+	read := readTerminal(master)
+	return file, func() string { file.Close(); return <-read }
+}
+
+func openTerminal(t *testing.T) (master, file *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -29,10 +38,36 @@ func terminal(t *testing.T) (file *os.File, screen func() string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := make(chan string)
+	return master, file
+}
+
+// readTerminal gives what was written once the last who had the terminal open has closed it: reading ends with an error then.
+func readTerminal(master *os.File) chan string {
+	read := make(chan string, 1)
 	go func() {
-		text, _ := io.ReadAll(master) // ends with an error when the last who had the terminal open has closed it
+		text, _ := io.ReadAll(master)
 		read <- strings.ReplaceAll(string(text), "\r\n", "\n")
 	}()
-	return file, func() string { file.Close(); return <-read }
+	return read
+}
+
+// typeOn runs a command on a terminal of its own, types keys, and gives what was on the screen when it has ended.
+func typeOn(t *testing.T, c *exec.Cmd, keys string) (screen string) {
+	t.Helper()
+	master, file := openTerminal(t)
+	read := readTerminal(master)
+	c.Stdin, c.Stdout, c.Stderr = file, file, file
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := master.WriteString(keys); err != nil {
+		t.Fatal(err)
+	}
+	err := c.Wait()
+	file.Close()
+	if screen = <-read; err != nil {
+		t.Errorf("%v: %s", err, screen)
+	}
+	return screen
 }

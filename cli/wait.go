@@ -24,7 +24,7 @@ func waitCommand() *cli.Command {
 			"creation or deletion is waited for. Exit status 5: not in time.",
 		Flags: slices.Concat(fileFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "for", Usage: "`WHAT` to wait for: condition=CONDITION[=STATUS] (True), create, delete, jsonpath='{PATH}'[=VALUE]"},
-			&cli.DurationFlag{Name: "timeout", Usage: "for how long; 0 looks once", Value: 30 * time.Second},
+			&cli.DurationFlag{Name: "timeout", Usage: "`DURATION` to wait; 0 looks once", Value: 30 * time.Second},
 			datastoreFlag(),
 		}),
 		Action: waitFor,

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/store/key"
 )
 
 // Bolt is a Store in one bbolt file. No process holds the file open for longer than one transaction, so that the command line
@@ -51,7 +52,7 @@ const (
 
 var (
 	metaBucket    = []byte("meta")
-	objectsBucket = []byte("objects")
+	objectsBucket = []byte(key.Objects)
 	journalBucket = []byte("journal")
 	versionKey    = []byte("version")
 	headKey       = []byte("head")
@@ -425,12 +426,12 @@ func number(b []byte) uint64 {
 	return binary.BigEndian.Uint64(b)
 }
 
-func keyOf(ref v3.Ref) []byte { return []byte(ref.Kind + "\x00" + ref.Namespace + "\x00" + ref.Name) }
+func keyOf(ref v3.Ref) []byte { return key.Key(ref).Bytes() }
 
-func refOfKey(key []byte) (v3.Ref, error) {
-	p := bytes.Split(key, []byte{0})
-	if len(p) != 3 {
-		return v3.Ref{}, fmt.Errorf("%w: a key is not kind, namespace and name", ErrCorrupt)
+func refOfKey(text []byte) (v3.Ref, error) {
+	k, err := key.Parse(text)
+	if err != nil {
+		return v3.Ref{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return v3.Ref{Kind: string(p[0]), Namespace: string(p[1]), Name: string(p[2])}, nil
+	return v3.Ref(k), nil
 }
