@@ -43,7 +43,7 @@ func get(c *cli.Context) error {
 	}
 	kind, err := store.Lookup(c.Args().First())
 	if err != nil {
-		return usageError{err}
+		return usagef("failed to get resources: %w", err)
 	}
 	v, form, err := newView(c, kind)
 	if err != nil {
@@ -148,26 +148,34 @@ func getFiles(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var kinds []string
-	objs, named := map[string][]client.Object{}, map[string]int{}
+	var objs []client.Object
 	var missing []error
 	for _, d := range docs {
-		kind := refOf(d).Kind
-		if !slices.Contains(kinds, kind) {
-			kinds = append(kinds, kind)
-		}
 		obj, err := s.Get(c.Context, refOf(d))
-		named[kind]++
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 			missing = append(missing, fmt.Errorf("%s:%d: %w", d.File, d.Line, inCalicoWords(err)))
 		case err != nil:
 			return err
 		case labelled(obj):
-			objs[kind] = append(objs[kind], obj)
+			objs = append(objs, obj)
 		}
 	}
-	for i, name := range kinds {
+	return errors.Join(printByKind(c, objs, len(docs) == 1), errors.Join(missing...))
+}
+
+// printByKind prints objects of several kinds: a table or a list for each kind, but one array as YAML and JSON.
+func printByKind(c *cli.Context, objs []client.Object, one bool) error {
+	of := map[string][]client.Object{}
+	var kinds []string
+	for _, o := range objs {
+		kind := v3.RefOf(o.(v3.Object)).Kind
+		if of[kind] == nil {
+			kinds = append(kinds, kind)
+		}
+		of[kind] = append(of[kind], o)
+	}
+	for _, name := range kinds {
 		kind, err := store.Lookup(name)
 		if err != nil {
 			return err
@@ -176,15 +184,15 @@ func getFiles(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		v.one, v.export = named[name] == 1, c.Bool("export")
-		if i > 0 && strings.HasPrefix(v.format, "y") {
-			fmt.Fprintln(c.App.Writer, "---")
+		v.one, v.export, v.array = one, c.Bool("export"), !one
+		if v.array && form.typed {
+			return form.print(v, c.App.Writer, objs)
 		}
-		if err := form.print(v, c.App.Writer, objs[name]); err != nil {
+		if err := form.print(v, c.App.Writer, of[name]); err != nil {
 			return err
 		}
 	}
-	return errors.Join(missing...)
+	return nil
 }
 
 // watchObjects prints what there is, and then each object that changes.

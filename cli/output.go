@@ -25,6 +25,7 @@ type getView struct {
 	format, detail string // of FORMAT=DETAIL
 	kind           store.Kind
 	one            bool
+	array          bool // of objects of any kinds, not a list of one
 	headless       bool
 	managed        bool // show who manages which field
 	export         bool // leave out what one store alone knows
@@ -37,23 +38,24 @@ type outputForm struct {
 	name, needs string
 	ready       func(*getView) error // reads the detail
 	print       func(*getView, io.Writer, []client.Object) error
+	typed       bool // the objects themselves
 }
 
 // outputForms are calicoctl's and kubectl's.
 var outputForms = []outputForm{
-	{"", "", (*getView).tableColumns, (*getView).table},
-	{"ps", "", (*getView).tableColumns, (*getView).table},
-	{"wide", "", (*getView).tableColumns, (*getView).table},
-	{"yaml", "", nil, (*getView).yaml},
-	{"yml", "", nil, (*getView).yaml},
-	{"json", "", nil, (*getView).json},
-	{"name", "", nil, (*getView).names},
-	{"jsonpath", "a template", (*getView).jsonpath, (*getView).templated},
-	{"jsonpath-file", "a template file", fromFile((*getView).jsonpath), (*getView).templated},
-	{"go-template", "a template", (*getView).goTemplate, (*getView).templated},
-	{"go-template-file", "a template file", fromFile((*getView).goTemplate), (*getView).templated},
-	{"custom-columns", "at least one column", (*getView).customColumns, (*getView).table},
-	{"custom-columns-file", "a template file", fromFile((*getView).columnsOfFile), (*getView).table},
+	{"", "", (*getView).tableColumns, (*getView).table, false},
+	{"ps", "", (*getView).tableColumns, (*getView).table, false},
+	{"wide", "", (*getView).tableColumns, (*getView).table, false},
+	{"yaml", "", nil, (*getView).yaml, true},
+	{"yml", "", nil, (*getView).yaml, true},
+	{"json", "", nil, (*getView).json, true},
+	{"name", "", nil, (*getView).names, false},
+	{"jsonpath", "a template", (*getView).jsonpath, (*getView).templated, false},
+	{"jsonpath-file", "a template file", fromFile((*getView).jsonpath), (*getView).templated, false},
+	{"go-template", "a template", (*getView).goTemplate, (*getView).templated, false},
+	{"go-template-file", "a template file", fromFile((*getView).goTemplate), (*getView).templated, false},
+	{"custom-columns", "at least one column", (*getView).customColumns, (*getView).table, false},
+	{"custom-columns-file", "a template file", fromFile((*getView).columnsOfFile), (*getView).table, false},
 }
 
 func outputNames() (out []string) {
@@ -135,7 +137,11 @@ func (v *getView) typed(w io.Writer, objs []client.Object, marshal func(any) ([]
 	if err != nil {
 		return err
 	}
-	text, err := marshal(value)
+	var printed any = value
+	if v.array {
+		printed = value["items"]
+	}
+	text, err := marshal(printed)
 	if err != nil {
 		return fmt.Errorf("printing: %w", err)
 	}

@@ -42,7 +42,7 @@ func Allowed(obj, old client.Object, get func(v3.Ref) (client.Object, error)) (f
 		return field.ErrorList{field.Forbidden(field.NewPath("metadata", "name"), "it is built in")}, nil
 	case ref.Kind == "NetworkPolicy" && strings.HasPrefix(ref.Name, "knp.default."):
 		return field.ErrorList{field.Forbidden(field.NewPath("metadata", "name"),
-			"Kubernetes network policies are written as networking.k8s.io/v1 NetworkPolicy")}, nil
+			"kubernetes network policies must be managed through the kubernetes API: write networking.k8s.io/v1 NetworkPolicy")}, nil
 	}
 	name, at := TierOf(obj), field.NewPath("spec", "tier")
 	if name == "" || builtIn(name) || old != nil && TierOf(old) == name {
