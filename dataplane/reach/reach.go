@@ -50,3 +50,10 @@ type Answer struct {
 	// tier's default or the profile that denies the rest. As "default.deny (GlobalNetworkPolicy): rule 0 denies".
 	Why []string
 }
+
+// Options of a question.
+type Options struct {
+	Staged bool   // as if the staged policies were in force
+	Proto  uint8  // only packets of this protocol; 0 for all
+	Port   uint16 // only those to this port; 0 for all
+}
