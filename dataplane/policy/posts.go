@@ -20,7 +20,7 @@ type Post struct {
 }
 
 // Posts are the posts that a packet from one address to another meets, in order, if no node translates it and it takes the straight way.
-// Which they are depends on no more than the standings of the two addresses and on whether their nodes are one; only a packet of a
+// Which they are depends on no more than the footings of the two addresses and on whether their nodes are one; only a packet of a
 // workload to its own address is asked nothing.
 func (p *Plan) Posts(src, dst netip.Addr) []Post {
 	w := way{plan: p}
@@ -133,25 +133,25 @@ func (e *Endpoint) sends(src, dst netip.Addr) bool {
 		src.Is6() && (src.IsLinkLocalUnicast() || src.IsUnspecified()) || src == netip.IPv4Unspecified() && dst == broadcast
 }
 
-// Standing is what Posts asks of an address.
-type Standing struct {
+// Footing is what Posts asks of an address.
+type Footing struct {
 	Node string // "" of an address that is on none
 	Like string // those that say the same stand alike on their nodes
 }
 
-// Standings of addresses. A plan in which an address is two ends' at once, or a workload stands where its host does, has a standing for each
+// Footings of addresses. A plan in which an address is two ends' at once, or a workload stands where its host does, has a footing for each
 // address that it knows.
-func (p *Plan) Standings(addrs []netip.Addr) []Standing {
-	s := standings{plan: p, hosts: map[string]string{}}
+func (p *Plan) Footings(addrs []netip.Addr) []Footing {
+	s := footings{plan: p, hosts: map[string]string{}}
 	s.muddled = p.muddle()
-	out := make([]Standing, len(addrs))
+	out := make([]Footing, len(addrs))
 	for i, a := range addrs {
 		out[i] = s.of(a)
 	}
 	return out
 }
 
-type standings struct {
+type footings struct {
 	plan    *Plan
 	hosts   map[string]string // what is like of each node
 	muddled []*Endpoint
@@ -176,9 +176,9 @@ func (p *Plan) muddle() (out []*Endpoint) {
 	return out
 }
 
-func (s *standings) of(a netip.Addr) Standing {
+func (s *footings) of(a netip.Addr) Footing {
 	e, h := s.plan.where.byAddr[a], s.plan.Host(a)
-	at := Standing{Node: nodeOf(e, h)}
+	at := Footing{Node: nodeOf(e, h)}
 	var like strings.Builder
 	fmt.Fprintf(&like, "on link %t\nloopback %t\n", onLink(a), a.IsLoopback())
 	switch {
@@ -201,7 +201,7 @@ func (s *standings) of(a netip.Addr) Standing {
 }
 
 // host is what all addresses of a node have in common.
-func (s *standings) host(node string) string {
+func (s *footings) host(node string) string {
 	text, ok := s.hosts[node]
 	if !ok {
 		var like strings.Builder
@@ -219,7 +219,7 @@ func (s *standings) host(node string) string {
 }
 
 // iface is who guards an interface of a node, by what it asks.
-func (s *standings) iface(b *strings.Builder, node, name string) {
+func (s *footings) iface(b *strings.Builder, node, name string) {
 	settings := s.plan.Settings[node]
 	fmt.Fprintf(b, "interface, of workloads by its name %t\n", settings.ofWorkloads(name))
 	if e := s.plan.hostEndpoint(node, name); e != nil {

@@ -3,6 +3,7 @@ package reach
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,14 +52,12 @@ type end struct {
 	classes []int
 }
 
-// ends puts endpoints, hosts and the outside together that have the same classes.
+// ends puts endpoints, hosts and the outside together that have the same classes. Addresses that are not the same one's in all plans are
+// nobody's.
 func (s *space) ends() (out []end) {
-	p := s.views[len(s.views)-1].plan
+	owned := map[v3.Ref][]int{}
 	at := map[string]int{}
 	put := func(kind EndKind, ref v3.Ref, classes []int) {
-		if len(classes) == 0 {
-			return
-		}
 		slices.Sort(classes)
 		classes = slices.Compact(classes)
 		key := fmt.Sprint(kind, classes)
@@ -72,29 +71,21 @@ func (s *space) ends() (out []end) {
 			out[i].members = append(out[i].members, ref)
 		}
 	}
-	owned := make([]bool, len(s.points))
-	of := func(addrs []netip.Addr, mine func(netip.Addr) bool) (classes []int) {
-		for _, a := range addrs {
-			if i := s.find(a); i >= 0 && mine(a) {
-				owned[i] = true
-				classes = append(classes, s.points[i].class)
-			}
-		}
-		return classes
-	}
-	for i := range p.Endpoints {
-		if e := &p.Endpoints[i]; !e.Host() {
-			put(Workload, e.Ref, of(e.Addrs, func(a netip.Addr) bool { return p.Workload(a) == e }))
-		}
-	}
-	for i := range p.Hosts {
-		h := &p.Hosts[i]
-		put(Host, v3.Ref{Kind: "Node", Name: h.Name}, of(h.Addrs, func(a netip.Addr) bool { return p.Host(a) == h && p.Workload(a) == nil }))
-	}
 	for i := range s.points {
-		if !owned[i] {
-			put(Outside, v3.Ref{}, []int{s.points[i].class})
+		switch ref := s.owner(0, i); {
+		case s.points[i].strange:
+		case ref == (v3.Ref{}):
+			put(Outside, ref, []int{s.points[i].class})
+		default:
+			owned[ref] = append(owned[ref], s.points[i].class)
 		}
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(owned), v3.Ref.Compare) {
+		kind := Workload
+		if ref.Kind == "Node" {
+			kind = Host
+		}
+		put(kind, ref, owned[ref])
 	}
 	return out
 }

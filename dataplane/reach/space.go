@@ -27,7 +27,8 @@ type space struct {
 type point struct {
 	first, last netip.Addr
 	class       int
-	place       int // index of places; 0 of those that are on no node
+	place       int  // index of places; 0 of those that are on no node
+	strange     bool // it is not the same one's in all plans
 }
 
 // class is points that all rules, and all nodes, treat alike.
@@ -373,8 +374,13 @@ func (s *space) classify() {
 	firsts := make([]netip.Addr, len(s.points))
 	for i := range s.points {
 		firsts[i] = s.points[i].first
-		family := byte(policy.FamilyOf(firsts[i]))
-		marks[i] = append(marks[i], family)
+		for k := range s.views {
+			s.points[i].strange = s.points[i].strange || s.owner(k, i) != s.owner(0, i)
+		}
+		marks[i] = append(marks[i], byte(policy.FamilyOf(firsts[i])), 0)
+		if s.points[i].strange {
+			marks[i][1] = 1
+		}
 	}
 	places := make([]string, len(s.points))
 	standings := make([][]int, len(s.views))
@@ -384,7 +390,7 @@ func (s *space) classify() {
 		ids := map[string]int{}
 		standings[k], guards[k] = make([]int, len(s.points)), make([][2]int, len(s.points))
 		v.nodes = make([]string, len(s.points))
-		for i, st := range v.plan.Standings(firsts) {
+		for i, st := range v.plan.Footings(firsts) {
 			id, ok := ids[st.Like]
 			if !ok {
 				id = len(ids)
