@@ -14,8 +14,8 @@ import (
 
 func nodeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "node", Usage: "look at the machine itself", UsageText: "tierctl node status|checksystem",
-		Subcommands: []*cli.Command{nodeStatusCommand(), {
+		Name: "node", Usage: "look at the machine itself", UsageText: "tierctl node status|diags|checksystem",
+		Subcommands: []*cli.Command{nodeStatusCommand(), nodeDiagsCommand(), {
 			Name: "checksystem", Usage: "whether the kernel has what the agent needs, and who else filters packets", UsageText: "tierctl node checksystem [-o json]",
 			Description: "Tries each feature of nftables that the agent's tables use, in a network namespace of its own that is gone\n" +
 				"afterwards. Then it says which other programs' rules it finds here that decide on packets beside the agent's: a packet passes only\n" +
