@@ -186,9 +186,9 @@ func (k *components) logs(c *cli.Context, component string, p *corev1.Pod) (out 
 func (k *components) versions() ([]byte, error) {
 	server, err := k.Discovery().ServerVersion()
 	if err != nil {
-		return versions(), err
+		return versionsText(), err
 	}
-	return fmt.Appendf(versions(), "\nKubernetes %s (%s)\n", server.GitVersion, server.Platform), nil
+	return fmt.Appendf(versionsText(), "\nKubernetes %s (%s)\n", server.GitVersion, server.Platform), nil
 }
 
 func statusText(c *cli.Context) ([]byte, error) {

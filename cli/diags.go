@@ -47,7 +47,7 @@ func nodeDiags(c *cli.Context) error {
 		return err
 	}
 	parts := []part{
-		{"version.txt", func(context.Context) ([]byte, error) { return versions(), nil }},
+		{"version.txt", func(context.Context) ([]byte, error) { return versionsText(), nil }},
 		{"status.json", func(context.Context) ([]byte, error) { return machineText(c) }},
 		{"checksystem.txt", func(context.Context) ([]byte, error) { return systemText(c) }},
 		{"nft/tierwall.nft", ofTable(tableText)},
@@ -75,7 +75,7 @@ func nodeDiags(c *cli.Context) error {
 	return writeArchive(c, "node-"+node, append(parts, logs...), 4)
 }
 
-func versions() []byte {
+func versionsText() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "tierctl %s (%s, %s/%s)\nkernel %s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH, kernelVersion())
 	for _, path := range []string{"/etc/os-release", "/proc/version"} {
