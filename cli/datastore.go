@@ -22,16 +22,16 @@ const (
 	boltDatastore = "bolt"
 	kubeDatastore = "kubernetes"
 	etcdDatastore = "etcdv3" // calicoctl's
-
-	boltDefault      = "/var/lib/tierwall/tierwall.db"
-	defaultDatastore = boltDatastore + ":" + boltDefault
 )
+
+// boltDefault is the file of a host alone.
+var boltDefault = "/var/lib/tierwall/tierwall.db"
 
 // datastoreFlag is of every command that reads or writes objects. Its variable is no EnvVars, which would hide who said it: see knobs.
 func datastoreFlag() cli.Flag { return datastoreFlagOr("") }
 
 // agentDatastoreFlag is of what runs on its own: where nobody has said where the objects are, it does not look around for a cluster.
-func agentDatastoreFlag() cli.Flag { return datastoreFlagOr(defaultDatastore) }
+func agentDatastoreFlag() cli.Flag { return datastoreFlagOr(boltDatastore + ":" + boltDefault) }
 
 func datastoreFlagOr(value string) cli.Flag {
 	text := "a host's own file if it is there, else the cluster of ~/.kube/config or of the pod"
@@ -133,7 +133,7 @@ func (at *connection) guess() {
 	case exists(boltDefault):
 		at.because = "default: the file is there"
 	case home != "" && exists(kubeconfig):
-		at.kind, at.path, at.because = kubeDatastore, "", "default: "+kubeconfig+" is there, and no "+boltDefault
+		at.kind, at.path, at.because = kubeDatastore, kubeconfig, "default: that is there, and no "+boltDefault
 	case os.Getenv("KUBERNETES_SERVICE_HOST") != "":
 		at.kind, at.path, at.because = kubeDatastore, "", "default: this is a pod"
 	default:
@@ -209,8 +209,8 @@ func (at connection) cluster() (*rest.Config, error) {
 	if clientcmd.IsEmptyConfig(err) {
 		return nil, errors.New("finding the cluster: there is no kubeconfig, and this is no pod: set KUBECONFIG, or --datastore kubernetes:KUBECONFIG or bolt:PATH")
 	}
-	if clientcmd.IsContextNotFound(err) && at.settings["k8sCurrentContext"].said() {
-		at.because = at.settings["k8sCurrentContext"].origin
+	if context := at.settings["k8sCurrentContext"]; context.said() && context.origin != at.because {
+		at.because += ", " + context.origin
 	}
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster (%s): %w", at.because, err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/tierwall/tierwall/apis/v1alpha1"
 	"github.com/tierwall/tierwall/controllers/crds"
+	"github.com/tierwall/tierwall/controllers/store"
 )
 
 // version is set by the linker: git describe of what was built.
@@ -71,9 +73,6 @@ func showVersion(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if at.guessed && at.kind == boltDatastore && !exists(at.path) {
-		return v.print(c.App.Writer, format, clusterVersions{})
-	}
 	var last clusterVersions
 	ask := func() error {
 		now, err := askVersions(c, at)
@@ -88,6 +87,9 @@ func showVersion(c *cli.Context) error {
 	every := c.Duration("poll")
 	if every <= 0 {
 		err := ask()
+		if at.guessed && errors.Is(err, store.ErrNoStore) {
+			return v.print(c.App.Writer, format, last)
+		}
 		if err != nil && format != "" { // what is known of the client, all the same
 			_ = v.print(c.App.Writer, format, last)
 		}
