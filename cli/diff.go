@@ -144,9 +144,6 @@ func diffable(o client.Object) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.GetNamespace() != "" {
-		m["metadata"].(map[string]any)["namespace"] = o.GetNamespace() // every object has metadata
-	}
 	delete(m, "status")
 	text, err := yaml.Marshal(m)
 	return difflib.SplitLines(strings.TrimSuffix(string(text), "\n")), err

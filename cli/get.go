@@ -24,7 +24,7 @@ func getCommand() *cli.Command {
 		Flags: slices.Concat(fileFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A", "a"}, Usage: "objects of every namespace"},
 			&cli.StringFlag{Name: "selector", Usage: "only objects with these `LABELS`, e.g. app=web,tier!=front"},
-			&cli.BoolFlag{Name: "export", Usage: "leave out what only this store knows of an object, so that another can have it"},
+			&cli.BoolFlag{Name: "export", Usage: "leave out what only this store knows of objects, so that another can have them; and the namespace of those that are named"},
 			&cli.BoolFlag{Name: "show-managed-fields", Usage: "with yaml, json and templates: say who manages which field"},
 			&cli.BoolFlag{Name: "no-headers", Usage: "a table without its headings"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on with what changes; objects that are gone are not told"},
@@ -59,9 +59,6 @@ func get(c *cli.Context) error {
 	}
 	if c.Bool("watch") {
 		return watchObjects(c, v, form, namespace, labelled)
-	}
-	if c.Bool("export") && !v.export {
-		fmt.Fprintln(c.App.ErrWriter, "warning: --export has an effect on objects that are named only")
 	}
 	objs, missing, err := fetch(c, kind, namespace)
 	if err != nil && len(objs) == 0 {
@@ -184,7 +181,7 @@ func printByKind(c *cli.Context, objs []client.Object, one bool) error {
 		if err != nil {
 			return err
 		}
-		v.one, v.export, v.array = one, c.Bool("export"), !one
+		v.one, v.array = one, !one
 		if v.array && form.typed {
 			return form.print(v, c.App.Writer, objs)
 		}

@@ -29,6 +29,7 @@ type getView struct {
 	headless       bool
 	managed        bool // show who manages which field
 	export         bool // leave out what one store alone knows
+	named          bool // with export: and the namespace, for another's
 	columns        []column
 	template       func(io.Writer, any) error
 }
@@ -71,7 +72,7 @@ func outputNames() (out []string) {
 
 // newView is the view that the command line asks for; what it needs is read before anything is asked of a store.
 func newView(c *cli.Context, kind store.Kind) (*getView, *outputForm, error) {
-	v := &getView{kind: kind, one: c.NArg() == 2, headless: c.Bool("no-headers"), managed: c.Bool("show-managed-fields"), export: c.Bool("export") && c.NArg() > 1}
+	v := &getView{kind: kind, one: c.NArg() == 2, headless: c.Bool("no-headers"), managed: c.Bool("show-managed-fields"), export: c.Bool("export"), named: c.NArg() > 1}
 	v.format, v.detail, _ = strings.Cut(c.String("output"), "=")
 	i := slices.IndexFunc(outputForms, func(f outputForm) bool { return f.name == v.format })
 	if i < 0 {
@@ -167,7 +168,7 @@ func (v *getView) value(objs []client.Object) (map[string]any, error) {
 }
 
 // exported is what an object has only in its own store.
-var exported = []string{"namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
+var exported = []string{"uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
 	"managedFields", "selfLink"}
 
 func (v *getView) untyped(o client.Object) (map[string]any, error) {
@@ -186,6 +187,9 @@ func (v *getView) untyped(o client.Object) (map[string]any, error) {
 	if v.export {
 		for _, field := range exported {
 			delete(meta, field)
+		}
+		if v.named {
+			delete(meta, "namespace")
 		}
 	}
 	return out, nil
