@@ -419,6 +419,9 @@ func TestStoresTell(t *testing.T) {
 		must(t, err)
 		must(t, s.Delete(ctx, set("before")))
 		w.until("one more and one less", func() bool { return w.has("after") && !w.has("before") })
+		if n := len(w.objects[setRef("after")].GetManagedFields()); n != 0 {
+			t.Errorf("who follows a store is told %d managers, and would keep them", n)
+		}
 		if !older("1", w.last.Revision) || older(w.last.Revision, put.GetResourceVersion()) {
 			t.Errorf("revision %q, which is before %q", w.last.Revision, put.GetResourceVersion())
 		}
