@@ -102,7 +102,8 @@ nft:
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
 
 chromium:
-	@command -v chromium >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
+	@command -v chromium >/dev/null && command -v dot >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium fonts-dejavu-core graphviz; }
 
 shells:
 	@command -v zsh >/dev/null && command -v fish >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy zsh fish; }

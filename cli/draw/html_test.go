@@ -12,7 +12,6 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/tierwall/tierwall/cli/draw"
-	"github.com/tierwall/tierwall/dataplane/reach"
 )
 
 func TestFilterInTheBrowser(t *testing.T) {
@@ -222,21 +221,6 @@ func TestPrintInTheBrowser(t *testing.T) {
 	b.want("cells", `document.querySelectorAll(".cell").length`, "3600")
 	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
 	b.want("filter", `getComputedStyle(document.getElementById("filter")).display`, "none")
-}
-
-func TestHTMLIsTheSameEachTime(t *testing.T) {
-	for _, m := range []func() *reach.Matrix{small, evil, func() *reach.Matrix { return &reach.Matrix{} }} {
-		var one, two bytes.Buffer
-		if err := draw.HTML(&one, m(), "x"); err != nil {
-			t.Fatal(err)
-		}
-		if err := draw.HTML(&two, m(), "x"); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(one.Bytes(), two.Bytes()) {
-			t.Error("the same matrix gives other bytes")
-		}
-	}
 }
 
 // counter counts what is written.
