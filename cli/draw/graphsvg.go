@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/tierwall/tierwall/dataplane/reach"
 )
@@ -135,7 +136,10 @@ func (l *layout) place() {
 	for k := range l.groups {
 		l.measure(k)
 	}
-	x, bottom := graphMargin, graphTop
+	x, bottom, gap := graphMargin, graphTop, columnGap
+	if len(l.arrows) == 0 {
+		gap = groupGap
+	}
 	for _, column := range l.columns() {
 		y, wide := graphTop, 0
 		for _, k := range column {
@@ -143,9 +147,9 @@ func (l *layout) place() {
 			y += l.boxes[k].h + groupGap
 			wide = max(wide, l.boxes[k].w)
 		}
-		x, bottom = x+wide+columnGap, max(bottom, y-groupGap)
+		x, bottom = x+wide+gap, max(bottom, y-groupGap)
 	}
-	l.width, l.height = max(x-columnGap+columnGap*3/5+graphMargin, 720), bottom+graphMargin
+	l.width, l.height = max(x-gap+gap*3/5+graphMargin, 720), bottom+graphMargin
 }
 
 // columns of groups, each no taller than a page, in the order in which their arrows cross least.
@@ -262,8 +266,11 @@ func (l *layout) group(out svg, k int) {
 	l.lines(out, b.x+groupPad, b.y+groupPad+6, l.groups[k].name, l.groups[k].notes)
 	for i, n := range l.nodes[k] {
 		l.taken = append(l.taken, n)
-		fmt.Fprintf(out, `<rect class="node" rx="6" x="%d" y="%d" width="%d" height="%d"/>`+"\n", n.x, n.y, n.w, n.h)
-		l.lines(out, n.x+nodePad, n.y+nodePad+7, l.groups[k].nodes[i].about, l.groups[k].nodes[i].notes)
+		what := l.groups[k].nodes[i]
+		fmt.Fprintf(out, `<g><title>%s</title><rect class="node" rx="6" x="%d" y="%d" width="%d" height="%d"/>`+"\n",
+			xmlText(strings.Join(append([]string{what.about}, what.notes...), "; ")), n.x, n.y, n.w, n.h)
+		l.lines(out, n.x+nodePad, n.y+nodePad+7, what.about, what.notes)
+		fmt.Fprintln(out, "</g>")
 	}
 }
 
