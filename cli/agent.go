@@ -83,6 +83,7 @@ func agent(c *cli.Context) error {
 		Log: newLog(c), Metrics: controllers.NewMetrics(metrics), Health: &controllers.Health{}, ProcSysNet: c.String("proc-sys-net"),
 	}
 	_, alone := s.(*store.Bolt)
+	a.PutsBack = alone
 	if !alone {
 		a.ReportEvery = time.Second + rand.N(time.Second) // not all nodes at once
 	}

@@ -47,7 +47,7 @@ func deleteObjects(c *cli.Context) error {
 		return err
 	}
 	results := make([]string, len(refs))
-	revision, err := transact(c, s, func(tx store.Writer) error {
+	done, err := transact(c, s, func(tx store.Writer) error {
 		var wrong []error
 		for i, ref := range refs {
 			if results[i], err = deleteOne(c, tx, ref); err != nil && !aboutObject(err) {
@@ -66,7 +66,7 @@ func deleteObjects(c *cli.Context) error {
 	if format == "" && dryRunOf(c) == "" {
 		fmt.Fprintf(c.App.Writer, "Successfully deleted %d '%s' resource(s)\n", len(refs), refs[0].Kind)
 	}
-	return printRevision(c, format, revision)
+	return done.end(c, format)
 }
 
 func deleteOne(c *cli.Context, tx store.Writer, ref v3.Ref) (string, error) {

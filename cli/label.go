@@ -56,7 +56,7 @@ func labelObject(c *cli.Context) error {
 	}
 	kind, name := c.Args().Get(0), c.Args().Get(1)
 	result := ""
-	revision, err := transact(c, s, func(tx store.Writer) error {
+	done, err := transact(c, s, func(tx store.Writer) error {
 		result, err = changeOne(c, tx, refs[0], "labeled", func(_ v3.Ref, old client.Object) (client.Object, error) {
 			return labelledWith(old, labels, kind, name, c.Bool("overwrite"))
 		})
@@ -67,7 +67,7 @@ func labelObject(c *cli.Context) error {
 	}
 	if format != "" || dryRunOf(c) != "" {
 		printResult(c, format, refs[0], result)
-		return printRevision(c, format, revision)
+		return done.end(c, format)
 	}
 	for _, l := range labels {
 		preposition := "on"
@@ -76,7 +76,7 @@ func labelObject(c *cli.Context) error {
 		}
 		fmt.Fprintf(c.App.Writer, "Successfully %s label %s %s %s %s\n", l.done, l.key, preposition, kind, name)
 	}
-	return nil
+	return done.end(c, format)
 }
 
 // labellings are what stands behind KIND NAME.

@@ -203,7 +203,7 @@ func storedObjects(c *cli.Context) (out []client.Object, err error) {
 		case event.Corrupt != nil:
 			fmt.Fprintf(c.App.ErrWriter, "warning: %s %v, and nothing of it is enforced: %v\n", event.Ref, store.ErrCorruptObject, event.Corrupt)
 		case event.Type == store.Put:
-			out = append(out, event.Object)
+			out = append(out, inForce(event.Object)...)
 		}
 	}
 	return nil, ctx.Err()

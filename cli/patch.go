@@ -68,7 +68,7 @@ func change(c *cli.Context, result string, one func(v3.Ref, client.Object) (clie
 		return err
 	}
 	results := make([]string, len(refs))
-	revision, err := transact(c, s, func(tx store.Writer) error {
+	done, err := transact(c, s, func(tx store.Writer) error {
 		for i, ref := range refs {
 			if results[i], err = changeOne(c, tx, ref, result, one); err != nil {
 				return inCalicoWords(err)
@@ -85,7 +85,7 @@ func change(c *cli.Context, result string, one func(v3.Ref, client.Object) (clie
 	if format == "" && dryRunOf(c) == "" {
 		fmt.Fprintf(c.App.Writer, "Successfully %s %d '%s' resource(s)\n", result, len(refs), refs[0].Kind)
 	}
-	return printRevision(c, format, revision)
+	return done.end(c, format)
 }
 
 // changeOne without the store's own trial when that is not wanted.

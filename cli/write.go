@@ -55,11 +55,11 @@ func skipEmptyFlag() cli.Flag {
 }
 
 func writeFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(trialFlags(),
 		&cli.GenericFlag{Name: "dry-run", Value: new(dryRun), Usage: "keep nothing: server, or no value, does everything but keep it; client does not ask the store; none"},
 		outputFlag("json (one line an object, then the store's revision), name"),
 		datastoreFlag(),
-	}
+	)
 }
 
 // dryRun is the value of --dry-run, which may stand alone.
@@ -178,10 +178,19 @@ func content(o client.Object) client.Object {
 // errDryRun rolls a transaction back that would have succeeded.
 var errDryRun = errors.New("dry run")
 
-// transact does all that f does in one transaction, or with --dry-run nothing of it.
-func transact(c *cli.Context, s store.Store, f func(store.Writer) error) (revision string, err error) {
-	revision, err = s.Transact(c.Context, func(tx store.Writer) error {
-		if err := f(tx); err != nil || dryRunOf(c) == "" {
+// written is what a transaction has done.
+type written struct {
+	revision string
+	trial    *trying
+}
+
+// transact does all that f does in one transaction, on trial with --confirm-within, or with --dry-run nothing of it.
+func transact(c *cli.Context, s store.Store, f func(store.Writer) error) (done written, err error) {
+	if done.trial, err = onTrial(c, s); err != nil {
+		return done, err
+	}
+	done.revision, err = s.Transact(c.Context, func(tx store.Writer) error {
+		if err := f(done.trial.writer(tx)); err != nil || dryRunOf(c) == "" {
 			return err
 		}
 		return errDryRun
@@ -189,7 +198,12 @@ func transact(c *cli.Context, s store.Store, f func(store.Writer) error) (revisi
 	if errors.Is(err, errDryRun) {
 		err = nil
 	}
-	return revision, err
+	return done, done.trial.begun(c, err)
+}
+
+// end says which revision the store has and, of a change on trial, what becomes of it.
+func (w written) end(c *cli.Context, format string) error {
+	return errors.Join(printRevision(c, format, w.revision), w.trial.await(c))
 }
 
 // outcome of one object of a file.
@@ -219,12 +233,12 @@ func write(c *cli.Context, verb string, one func(store.Writer, store.Document) (
 		return nil
 	}
 	outcomes := make([]outcome, len(docs))
-	var revision string
+	var done written
 	if dryRunOf(c) == dryClient {
 		if err := tryAlone(docs, outcomes, verb); err != nil {
 			return notWritten(c, verb, format, docs, outcomes, err)
 		}
-	} else if revision, err = writeAll(c, verb, docs, outcomes, one); err != nil {
+	} else if done, err = writeAll(c, verb, docs, outcomes, one); err != nil {
 		return notWritten(c, verb, format, docs, outcomes, err)
 	}
 	for i, d := range docs {
@@ -233,7 +247,7 @@ func write(c *cli.Context, verb string, one func(store.Writer, store.Document) (
 	if format == "" && dryRunOf(c) == "" {
 		fmt.Fprintf(c.App.Writer, "Successfully %s %d %sresource(s)\n", pastOf[verb], len(docs), kindOfAll(docs))
 	}
-	return printRevision(c, format, revision)
+	return done.end(c, format)
 }
 
 // pastOf are calicoctl's words.
@@ -271,10 +285,10 @@ func toWrite(c *cli.Context, verb string) ([]store.Document, error) {
 
 // writeAll does one thing with each document, and notes in outcomes what became of it. It goes on behind an object that is refused, so that
 // all that is wrong is said at once.
-func writeAll(c *cli.Context, verb string, docs []store.Document, outcomes []outcome, one func(store.Writer, store.Document) (string, error)) (string, error) {
+func writeAll(c *cli.Context, verb string, docs []store.Document, outcomes []outcome, one func(store.Writer, store.Document) (string, error)) (written, error) {
 	s, err := createStore(c)
 	if err != nil {
-		return "", err
+		return written{}, err
 	}
 	return transact(c, s, func(tx store.Writer) error {
 		clear(outcomes)

@@ -39,12 +39,14 @@ type Agent struct {
 	ProcSysNet  string // where the host's is, if it is not nft.ProcSysNet
 	Rescue      string // the file that makes host endpoints guard nothing; "" for none
 	Rescued     bool   // as if it were there
+	PutsBack    bool   // in the store too what was changed on trial and is not confirmed in time; a cluster's controller does so for all nodes
 	// Expected are interfaces that the node is going to have, for an agent that runs before the network is up.
 	Expected []nft.Interface
 
 	memory  memory
 	rescue  rescue
 	lockout lockout
+	trials  trials
 
 	stranger bool              // no object is on this node
 	refused  map[v3.Ref]string // what was last logged about each object that cannot be enforced as written
@@ -90,6 +92,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.lookAround()
+	a.trials.settle = a.PutsBack
 	batches := coalesce(ctx, a.Store.Watch(ctx))
 	a.refused, a.editions = map[v3.Ref]string{}, map[v3.Ref]edition{}
 	revision, again := "", retry{first: 100 * time.Millisecond, most: slowest}
@@ -159,6 +162,12 @@ func (a *Agent) Run(ctx context.Context) error {
 				continue
 			}
 			a.because.add("rescue")
+		case <-a.trials.looks():
+			if over := a.trials.expired(a.Log); revision == "" || !a.follow(index, over) {
+				a.trials.putBack(ctx, a.Store, a.Log)
+				continue
+			}
+			a.because.add("not confirmed in time")
 		}
 		plan = index.Plan()
 		if a.memory.holds(a) {
@@ -170,6 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.Health.set(func(h *Health) { h.failed, h.applied = failed, h.applied || failed == nil })
 		a.rescue.obeyed(failed)
 		a.report(ctx, plan, failed, a.ReportEvery)
+		a.trials.putBack(ctx, a.Store, a.Log)
 		if a.Once {
 			return failed
 		}
@@ -262,29 +272,46 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 			a.editions[e.Ref] = now
 		}
 		news = true
-		var err error
-		switch {
-		case e.Corrupt != nil:
-			index.Delete(e.Ref)
-			err = fmt.Errorf("%s: %w: nothing of it is enforced: %w", e.Ref, store.ErrCorruptObject, e.Corrupt)
-		case e.Type == store.Put:
-			err = index.Set(e.Object)
-		case e.Type == store.Deleted:
-			index.Delete(e.Ref)
-		}
-		switch {
-		case err == nil:
-			delete(a.refused, e.Ref)
-		case a.refused[e.Ref] != err.Error():
-			a.refused[e.Ref] = err.Error()
-			level, what := slog.LevelWarn, "not enforced as written"
-			if policy.OnlyNotices(err) {
-				level, what = slog.LevelInfo, "note"
-			}
-			a.Log.Log(context.Background(), level, what, "object", e.Ref.String(), "error", err)
-		}
+		a.set(index, a.trials.take(e, a.Log))
+	}
+	if a.trials.over() {
+		a.memory.held = false // the table that was found may be that of the trial
 	}
 	return news
+}
+
+// follow what is now to be followed instead of what the store says.
+func (a *Agent) follow(index *policy.Index, events []store.Event) (news bool) {
+	for _, e := range events {
+		a.memory.held = false
+		a.set(index, e)
+	}
+	return len(events) > 0
+}
+
+// set one object in the index, or take it out.
+func (a *Agent) set(index *policy.Index, e store.Event) {
+	var err error
+	switch {
+	case e.Corrupt != nil:
+		index.Delete(e.Ref)
+		err = fmt.Errorf("%s: %w: nothing of it is enforced: %w", e.Ref, store.ErrCorruptObject, e.Corrupt)
+	case e.Type == store.Put:
+		err = index.Set(e.Object)
+	case e.Type == store.Deleted:
+		index.Delete(e.Ref)
+	}
+	switch {
+	case err == nil:
+		delete(a.refused, e.Ref)
+	case a.refused[e.Ref] != err.Error():
+		a.refused[e.Ref] = err.Error()
+		level, what := slog.LevelWarn, "not enforced as written"
+		if policy.OnlyNotices(err) {
+			level, what = slog.LevelInfo, "note"
+		}
+		a.Log.Log(context.Background(), level, what, "object", e.Ref.String(), "error", err)
+	}
 }
 
 // program says that it has programmed only if all that the plan says is enforced then. What can be is, whatever else fails.

@@ -76,6 +76,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 		Log:   c.Log, Every: statusEvery, Agents: c.Agents, Metrics: measured, Event: recorder(m.GetEventRecorder("tierwall-controller")),
 	}
 	tiers := &Tiers{Store: s, Log: c.Log}
+	trials := &Trials{Store: s.Following(store.Reported), Log: c.Log, Event: rollup.Event}
 	hosts := &hostEndpointReconciler{Client: m.GetClient(), Event: rollup.Event}
 	if err := hosts.SetupWithManager(ctx, m); err != nil {
 		return fmt.Errorf("automatic host endpoints: %w", err)
@@ -86,7 +87,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 		}
 	}
 	for _, r := range []manager.Runnable{
-		manager.RunnableFunc(rollup.Run), manager.RunnableFunc(tiers.Run),
+		manager.RunnableFunc(rollup.Run), manager.RunnableFunc(tiers.Run), manager.RunnableFunc(trials.Run),
 		everywhere(func(ctx context.Context) error { synced.Store(m.GetCache().WaitForCacheSync(ctx)); return nil }),
 	} {
 		if err := m.Add(r); err != nil {

@@ -61,6 +61,9 @@ func (l *lockout) look(plan *policy.Plan) {
 	}
 }
 
+// cutsNode is how its notes begin.
+const cutsNode = "cuts node "
+
 // cutFrom tells what of a plan keeps its node from asking a server for a connection: the policy that denies it, or those of which none allows
 // it, or else the host endpoint, which no policy selects.
 func cutFrom(plan *policy.Plan, server netip.AddrPort) (notes []policy.Note) {
@@ -73,7 +76,7 @@ func cutFrom(plan *policy.Plan, server netip.AddrPort) (notes []policy.Note) {
 		return nil
 	}
 	for _, about := range deniers(plan, t.Egress) {
-		notes = append(notes, policy.Note{About: about, Text: fmt.Sprintf("cuts node %s from its API server %s by %s: what is open stays, and when that ends the node hears "+
+		notes = append(notes, policy.Note{About: about, Text: fmt.Sprintf(cutsNode+"%s from its API server %s by %s: what is open stays, and when that ends the node hears "+
 			"of no policy any more (at the node: tierctl agent --rescue)", plan.Node, server, t.Egress.Endpoint)})
 	}
 	return notes
