@@ -273,7 +273,6 @@ func (t *trying) look(c *cli.Context) error {
 			err = controllers.Programmed(reports, changed)
 		}
 		if err == nil {
-			fmt.Fprintf(c.App.ErrWriter, "in force on %s\n", counted(len(reports), "node"))
 			return t.tests.run(c, reports)
 		}
 		select {

@@ -26,7 +26,7 @@ import (
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
-// selfTest is what must still work once a change is in force: what did not work before is nobody's fault, and is not tested.
+// selfTest is what must still work once a change is in force.
 type selfTest struct {
 	targets []string            // HOST:PORT that must be reached
 	session netip.AddrPort      // of the operator, at his end; not valid when there is none
@@ -95,6 +95,8 @@ func reach(ctx context.Context, target string) error {
 
 // run it, now that the change is in force; the error is why the change is to be put back.
 func (t *selfTest) run(c *cli.Context, reports []*v1alpha1.NodeReport) error {
+	since := time.Now()
+	fmt.Fprintf(c.App.ErrWriter, "in force on %s\n", counted(len(reports), "node"))
 	for _, r := range reports {
 		for _, cut := range controllers.CutOff(r) {
 			if !slices.Contains(t.cut[r.Name], cut) {
@@ -112,7 +114,7 @@ func (t *selfTest) run(c *cli.Context, reports []*v1alpha1.NodeReport) error {
 		fmt.Fprintln(c.App.ErrWriter, "no SSH session to test: SSH_CONNECTION is not set here")
 		return nil
 	}
-	said, err := t.ssh(c, reports)
+	said, err := t.ssh(c, since, reports)
 	if err == nil {
 		fmt.Fprintf(c.App.ErrWriter, "your SSH session from %s: %s\n", t.session, said)
 	}
@@ -121,7 +123,7 @@ func (t *selfTest) run(c *cli.Context, reports []*v1alpha1.NodeReport) error {
 
 // ssh tests the operator's own session: whether one like it could be opened now, by what the plan says, and whether it lives, by what the
 // kernel says of its socket.
-func (t *selfTest) ssh(c *cli.Context, reports []*v1alpha1.NodeReport) (said string, err error) {
+func (t *selfTest) ssh(c *cli.Context, since time.Time, reports []*v1alpha1.NodeReport) (said string, err error) {
 	interfaces, err := interfacesHere(c.Context)
 	if err != nil {
 		return "", err
@@ -143,7 +145,7 @@ func (t *selfTest) ssh(c *cli.Context, reports []*v1alpha1.NodeReport) (said str
 	if err := judge(c, node, interfaces, iface, t.session, t.server); err != nil {
 		return "", fmt.Errorf("your SSH session could not be opened again from %s to %s: %w", t.session.Addr(), t.server, err)
 	}
-	alive, err := lives(c.Context, t.server, t.session)
+	alive, err := lives(c.Context, since, t.server, t.session)
 	return "another like it would be let in by the plan; " + alive, err
 }
 
@@ -171,7 +173,7 @@ func judge(c *cli.Context, node string, interfaces []nft.Interface, iface string
 	if in.Verdict == policy.Deny {
 		return errors.New(why(in.Ingress))
 	}
-	if in.Ingress == nil || in.Ingress.Stage != policy.Untracked {
+	if !slices.ContainsFunc(in.Steps, func(s policy.Step) bool { return s.Stage == policy.Untracked && s.Action == policy.Allow }) {
 		return nil // answers of a connection that is tracked pass
 	}
 	out := plan.Trace(policy.Flow{Src: to.Addr(), Dst: from.Addr(), Proto: policy.ProtoTCP, SrcPort: to.Port(), DstPort: from.Port(), OutIface: iface})
@@ -188,8 +190,9 @@ func why(j *policy.Judgement) string {
 	return fmt.Sprintf("denied at %s: %s", j.Endpoint, j.Why)
 }
 
-// lives tells what the kernel says of a connection: whether what was sent over it meanwhile, as this command's words, was answered.
-func lives(ctx context.Context, local, remote netip.AddrPort) (said string, err error) {
+// lives tells what the kernel says of a connection: whether what was sent over it since, as this command's words,
+// was answered.
+func lives(ctx context.Context, since time.Time, local, remote netip.AddrPort) (said string, err error) {
 	ctx, stop := context.WithTimeout(ctx, answerIn)
 	defer stop()
 	look := time.NewTicker(lookEvery)
@@ -199,7 +202,7 @@ func lives(ctx context.Context, local, remote netip.AddrPort) (said string, err 
 		switch {
 		case err != nil || info == nil:
 			return "the kernel does not tell of its socket here", nil
-		case info.Unacked == 0 && time.Duration(info.Last_ack_recv)*time.Millisecond < answerIn:
+		case info.Unacked == 0 && time.Duration(info.Last_ack_recv)*time.Millisecond < time.Since(since):
 			return "it answers", nil
 		}
 		select {
