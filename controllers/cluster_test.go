@@ -272,6 +272,14 @@ func TestEventsOfObjects(t *testing.T) {
 	h := globalPolicy("http-only", "", "all()")
 	h.Spec.Ingress = []v3.Rule{{Action: v3.Allow, Protocol: ptr.To(intstr.FromString("TCP")), HTTP: &v3.HTTPMatch{Methods: []string{"GET"}}}}
 	r.put(t, h)
+	if e := r.event(t, "http-only", "WarningNotAllAsWritten"); e.Type != corev1.EventTypeWarning || !strings.Contains(e.Note, "only addresses") {
+		t.Errorf("told %+v", e)
+	}
+}
+
+// event waits until people are told of an object for a reason.
+func (r *running) event(t *testing.T, name, reason string) (event eventsv1.Event) {
+	t.Helper()
 	events := r.dynamic.Resource(schema.GroupVersionResource{Group: "events.k8s.io", Version: "v1", Resource: "events"})
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
@@ -285,16 +293,14 @@ func TestEventsOfObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var event eventsv1.Event
+		event = eventsv1.Event{}
 		if err := json.Unmarshal(text, &event); err != nil {
 			t.Fatal(err)
 		}
-		if event.Regarding.Name == "http-only" {
-			if event.Type != corev1.EventTypeWarning || event.Reason != "WarningNotAllAsWritten" || !strings.Contains(event.Note, "only addresses") {
-				t.Errorf("told %+v", event)
-			}
-			return
+		if event.Regarding.Name == name && event.Reason == reason {
+			return event
 		}
 	}
-	t.Error("nobody was told")
+	t.Fatalf("nobody was told of %s that it is %s", name, reason)
+	return event
 }
