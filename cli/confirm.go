@@ -28,7 +28,7 @@ import (
 const (
 	shortestTrial = 5 * time.Second
 	longestTrial  = 24 * time.Hour
-	slowestAgent  = 30 * time.Second
+	slowestAgent  = 15 * time.Second
 	grace         = 5 * time.Second
 	lookEvery     = 200 * time.Millisecond
 )
@@ -275,6 +275,9 @@ func (t *trying) look(c *cli.Context) error {
 		if err == nil {
 			return t.tests.run(c, reports)
 		}
+		if ended, _ := t.ended(ctx); ended { // somebody has confirmed it, or taken it back, already
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("no agent has shown that it is in force, and that it would put it back: %w (does tierctl agent run here?)", err)
@@ -348,6 +351,12 @@ func (t *trying) putBack(c *cli.Context, status int, why error) error {
 	done, err := settle(c.Context, t.store, t.ID, t.refs(), false)
 	if err != nil {
 		return statusError{fmt.Errorf("change %s: %w; it cannot be put back from here, and the agents do so at %s: %w", t.ID, why, clock(t.Until), err), status}
+	}
+	if len(done) == 0 {
+		if _, kept := t.ended(c.Context); kept {
+			fmt.Fprintf(c.App.ErrWriter, "change %s is confirmed: it stays, although %v\n", t.ID, why)
+			return nil
+		}
 	}
 	for _, d := range done {
 		if d.Stays != "" {

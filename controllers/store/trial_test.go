@@ -167,6 +167,44 @@ func TestTrialsOfWhatOthersChange(t *testing.T) {
 	})
 }
 
+// What is applied by the server goes on trial as well, in one write.
+func TestTrialsOfServerSideApply(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		begin4(t, s)
+		trial := NewTrial("me", time.Minute)
+		var w *Trier
+		_, err := s.Transact(t.Context(), func(tx Writer) error {
+			w = OnTrial(tx, trial)
+			for _, o := range []*v3.GlobalNetworkSet{set("a", "10.9.0.0/16"), set("d", "10.4.0.0/16")} {
+				u, err := toUnstructured(o)
+				must(t, err)
+				if _, err := w.Apply(u, ApplyOptions{Manager: "me", Force: true}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		must(t, err)
+		if got, want := nets(t, s), "amap[x:y][10.9.0.0/16]? bmap[x:y][10.2.0.0/16] cmap[x:y][10.3.0.0/16] d[10.4.0.0/16]?"; got != want {
+			t.Fatalf("on trial: %s\nwant:     %s", got, want)
+		}
+		_, err = s.Transact(t.Context(), func(tx Writer) error {
+			u, err := toUnstructured(set("a"))
+			must(t, err)
+			_, err = OnTrial(tx, nil).Apply(u, ApplyOptions{Manager: "you", Force: true})
+			return err
+		})
+		if !errors.Is(err, ErrOnTrial) {
+			t.Errorf("applied once more: %v", err)
+		}
+		_, err = Settle(t.Context(), s, slices.Collect(maps.Keys(w.Changed)), false, all)
+		must(t, err)
+		if got := nets(t, s); got != before {
+			t.Errorf("put back: %s\nwant:     %s", got, before)
+		}
+	})
+}
+
 // What cannot be put back is not tried, and who offers an old trial with an object begins none.
 func TestTrialsAreRefused(t *testing.T) {
 	s := OpenBolt(t.TempDir() + "/store.db")
