@@ -103,9 +103,9 @@ func (t *Trial) Before(obj client.Object) (client.Object, error) {
 	was.SetGroupVersionKind(kind.GVK)
 	was.SetLabels(labels)
 	was.SetAnnotations(annotations)
-	out, err := kind.read(was)
-	if err != nil {
-		return nil, fmt.Errorf("%s: annotation %s: was: %w", ref, TrialAnnotation, err)
+	out, errs := Admit(was, nil) // nobody else has judged what an annotation says
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("%s: annotation %s: was: %w: %w", ref, TrialAnnotation, ErrInvalid, errs.ToAggregate())
 	}
 	if TierOf(out) != TierOf(obj) { // who may write into one tier may not into another
 		return nil, fmt.Errorf("%s: annotation %s: was: %w: it stands in tier %q, and the object in %q", ref, TrialAnnotation, ErrForbidden, TierOf(out), TierOf(obj))
@@ -146,6 +146,9 @@ func (t *Trial) put(obj, old client.Object) (client.Object, error) {
 		u.SetAnnotations(annotations)
 		if on.Was, err = json.Marshal(u.Object); err != nil {
 			return nil, err
+		}
+		if _, err := on.Before(old); err != nil {
+			return nil, fmt.Errorf("it could not be put back as it is now: %w", err)
 		}
 	}
 	text, err := json.Marshal(on)

@@ -235,7 +235,7 @@ func TestTrialsAreRefused(t *testing.T) {
 	}
 }
 
-// Whichever clock says so first ends a trial; and what an annotation claims that an object was before is not believed of another tier.
+// Whichever clock says so first ends a trial; and what an annotation claims that an object was before is judged as all that is written, and not believed of another tier.
 func TestTrialOf(t *testing.T) {
 	on := &Trial{Until: time.Unix(1000, 0), Within: "1m0s"}
 	if due := on.Due(time.Unix(900, 0)); due.Unix() != 960 {
@@ -252,10 +252,10 @@ func TestTrialOf(t *testing.T) {
 		}
 	}
 	p := policyIn("default", "p")
-	for tier, ok := range map[string]bool{"default": true, "sec": false} {
-		was, err := (&Trial{Was: []byte(`{"spec":{"tier":"` + tier + `"}}`)}).Before(p)
+	for spec, ok := range map[string]bool{`"tier":"default"`: true, `"tier":"sec"`: false, `"tier":"default","selector":"all("`: false, `"tier":"default","more":1`: false} {
+		was, err := (&Trial{Was: []byte(`{"spec":{` + spec + `}}`)}).Before(p)
 		if (err == nil) != ok {
-			t.Errorf("before in tier %s: %v, %v", tier, was, err)
+			t.Errorf("before with %s: %v, %v", spec, was, err)
 		}
 	}
 }
