@@ -23,11 +23,14 @@ func diffCommand() *cli.Command {
 		UsageText: "tierctl diff -f FILE",
 		Description: "Each object is compared as it is stored with what would be stored, defaults included; a cluster says that itself, by a dry run.\n" +
 			"Exit status: 0 nothing would change; 1 something would; 2 trouble of any kind, as of kubectl diff.",
-		Flags: slices.Concat(fileFlags(), apply.flags, []cli.Flag{skipEmptyFlag(), datastoreFlag()}),
+		Flags: slices.Concat(fileFlags(), apply.flags, []cli.Flag{skipEmptyFlag(), effectFlag(), datastoreFlag()}),
 		Action: func(c *cli.Context) error {
 			changes, err := changesOf(c, apply)
 			if err == nil {
 				err = printChanges(c, changes)
+			}
+			if err == nil && c.Bool("effect") {
+				err = printEffectOf(c, changes)
 			}
 			if err != nil {
 				return statusError{err, exitUsage}

@@ -204,3 +204,6 @@ func protocolNumber(text string, v6 bool) (uint8, error) {
 	}
 	return 0, fmt.Errorf("protocol: %q is none of TCP, UDP, SCTP, UDPLite, ICMP and ICMPv6, and no number from 1 to 255", text)
 }
+
+// ProtocolNumber reads a protocol as people write it: its name in any case, or its number.
+func ProtocolNumber(text string) (uint8, error) { return protocolNumber(text, false) }
