@@ -109,8 +109,8 @@ func valueOf(name, placeholder, usage string) complete.Noun {
 }
 
 var (
-	optional = regexp.MustCompile(`\[(-[^\]]*)\]`)                     // [-o json]
-	given    = regexp.MustCompile(`\s--?[a-zA-Z][-a-zA-Z]*([= ]\S+)?`) // -f FILE
+	bracketed = regexp.MustCompile(`\[(-[^\]]*)\]`)                     // [-o json]
+	given     = regexp.MustCompile(`\s--?[a-zA-Z][-a-zA-Z]*([= ]\S+)?`) // -f FILE
 )
 
 // argumentsOf a command are the words of the first line of its usage text that are no flag's.
@@ -128,7 +128,7 @@ func argumentsOf(c *cli.Command) (out []complete.Noun) {
 func argumentWords(c *cli.Command) (out []string) {
 	line, _, _ := strings.Cut(c.UsageText, "\n")
 	line, _, _ = strings.Cut(line, " > ")
-	for _, w := range strings.Fields(given.ReplaceAllString(optional.ReplaceAllString(line, ""), "")) {
+	for _, w := range strings.Fields(given.ReplaceAllString(bracketed.ReplaceAllString(line, ""), "")) {
 		if w = strings.TrimSuffix(strings.Trim(w, "[]"), "..."); strings.ToUpper(w) == w {
 			out = append(out, w)
 		}

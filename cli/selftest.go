@@ -57,7 +57,7 @@ func newSelfTest(c *cli.Context, s store.Store) (*selfTest, error) {
 		}
 	}
 	for _, target := range t.targets {
-		if err := reach(c.Context, target); err != nil {
+		if err := reachable(c.Context, target); err != nil {
 			return nil, statusError{fmt.Errorf("nothing was written: %s cannot be reached even before the change: %w", target, err), exitRefused}
 		}
 	}
@@ -84,7 +84,7 @@ func hostPort(address string) string {
 	return net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 }
 
-func reach(ctx context.Context, target string) error {
+func reachable(ctx context.Context, target string) error {
 	d := net.Dialer{Timeout: answerIn}
 	conn, err := d.DialContext(ctx, "tcp", target)
 	if err != nil {
@@ -105,7 +105,7 @@ func (t *selfTest) run(c *cli.Context, reports []*v1alpha1.NodeReport) error {
 		}
 	}
 	for _, target := range t.targets {
-		if err := reach(c.Context, target); err != nil {
+		if err := reachable(c.Context, target); err != nil {
 			return fmt.Errorf("%s cannot be reached any more: %w", target, err)
 		}
 		fmt.Fprintf(c.App.ErrWriter, "%s can be reached by a new connection\n", target)
