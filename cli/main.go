@@ -99,7 +99,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		app.Commands = append(app.Commands, v.command())
 	}
 	app.Commands = append(app.Commands, patchCommand(), labelCommand(), diffCommand(), waitCommand())
-	app.Commands = append(app.Commands, deleteCommand(), confirmCommand(), getCommand(), validateCommand(), traceCommand(), planCommand(),
+	app.Commands = append(app.Commands, deleteCommand(), confirmCommand(), getCommand(), validateCommand(), convertCommand(), traceCommand(), planCommand(),
 		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), datastoreCommand(),
 		statusCommand(), explainCommand(), matrixCommand(), whatIfCommand(), completionCommand(), clusterCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {

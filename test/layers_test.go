@@ -28,6 +28,7 @@ var lines = map[string]line{
 	"apis/selector":        {pure: true},
 	"apis/v3":              {ours: []string{"apis/selector"}, others: apimachinery, pure: true},
 	"apis/v1alpha1":        {others: apimachinery, pure: true},
+	"apis/convert":         {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/"}, apimachinery...), pure: true},
 	"config/crd":           {others: []string{"k8s.io/apiextensions-apiserver/", "k8s.io/apiserver/pkg/", "k8s.io/kube-openapi/pkg/validation/spec", "k8s.io/apimachinery/", "sigs.k8s.io/yaml"}},
 	"config/systemd":       {},
 	"config/helm/generate": {ours: []string{"config/crd"}, others: []string{"sigs.k8s.io/yaml"}},

@@ -60,7 +60,9 @@ type ReadOptions struct {
 	Recursive bool      // into the directories of a directory too
 	Namespace string    // of objects that do not name one; "" means default
 	Stdin     io.Reader // what the path "-" reads
-	Written   bool      // keep each object as it is written, too
+	// Raw are documents that are taken as they are written, whoever's they are: their Object is unstructured, and nobody has judged it.
+	Raw     func(apiVersion, kind string) bool
+	Written bool // keep each object as it is written, too
 }
 
 const maxDocument = 10 << 20 // bytes; the contract's §6.3
@@ -329,6 +331,10 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 	}
 	u := &unstructured.Unstructured{Object: m}
 	d.Kind, d.Namespace, d.Name = u.GetKind(), u.GetNamespace(), u.GetName()
+	if o.Raw != nil && o.Raw(u.GetAPIVersion(), u.GetKind()) {
+		d.Object = u
+		return
+	}
 	kind, err := kindOf(u.GetAPIVersion(), u.GetKind())
 	d.Foreign = errors.As(err, new(foreignError))
 	if err == nil {
