@@ -53,18 +53,18 @@ func nodeDiags(c *cli.Context) error {
 		{"nft/tierwall.nft", ofTable(tableText)},
 		{"nft/counters.txt", ofTable(counterText)},
 		{"nft/ruleset.nft", needed("nft", "-a", "list", "ruleset")},
-		{"nft/iptables.txt", optional("iptables-save", "-c")},
-		{"nft/ip6tables.txt", optional("ip6tables-save", "-c")},
+		{"nft/iptables.txt", ifThere("iptables-save", "-c")},
+		{"nft/ip6tables.txt", ifThere("ip6tables-save", "-c")},
 		{"network/interfaces.json", func(context.Context) ([]byte, error) { return interfacesText(c.Context) }},
-		{"network/ip-address.txt", optional("ip", "-d", "address")},
-		{"network/ip-route.txt", optional("ip", "route", "show", "table", "all")},
-		{"network/ip-rule.txt", optional("ip", "rule")},
+		{"network/ip-address.txt", ifThere("ip", "-d", "address")},
+		{"network/ip-route.txt", ifThere("ip", "route", "show", "table", "all")},
+		{"network/ip-rule.txt", ifThere("ip", "rule")},
 		{"network/proc-route.txt", files("/proc/net/route", "/proc/net/ipv6_route")},
 		{"network/sysctl.txt", files(sysctls...)},
 		{"network/conntrack.txt", files("/proc/sys/net/netfilter/nf_conntrack_count", "/proc/sys/net/netfilter/nf_conntrack_max", "/proc/net/stat/nf_conntrack")},
 		{"agent/health.txt", agentText("/healthz", "/readyz")},
 		{"agent/metrics.txt", agentText("/metrics")},
-		{"agent/journal.txt", optional("journalctl", "--no-pager", "-n", "20000", "-u", "tierwall.service", "-u", bootUnit)},
+		{"agent/journal.txt", ifThere("journalctl", "--no-pager", "-n", "20000", "-u", "tierwall.service", "-u", bootUnit)},
 		{"report.yaml", func(ctx context.Context) ([]byte, error) { return reportText(ctx, c, node) }},
 		{"snapshot.json", func(ctx context.Context) ([]byte, error) { return snapshotText(ctx, c.String("state")) }},
 	}
@@ -157,8 +157,8 @@ func needed(program string, args ...string) func(context.Context) ([]byte, error
 	}
 }
 
-// optional is needed for what is not everywhere.
-func optional(program string, args ...string) func(context.Context) ([]byte, error) {
+// ifThere is needed for what is not everywhere.
+func ifThere(program string, args ...string) func(context.Context) ([]byte, error) {
 	if _, err := exec.LookPath(program); err != nil {
 		return func(context.Context) ([]byte, error) { return nil, nil }
 	}
