@@ -167,6 +167,10 @@ func plainObject(object any) (*unstructured.Unstructured, error) {
 	}
 	delete(u.Object, "status")
 	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+	unstructured.RemoveNestedField(u.Object, "metadata", "labels", v3.LabelTier) // which every store gives it anew
+	if len(u.GetLabels()) == 0 {
+		unstructured.RemoveNestedField(u.Object, "metadata", "labels")
+	}
 	return u, nil
 }
 
