@@ -165,7 +165,7 @@ func uses(text string, words []string, flag string) bool {
 			return true
 		}
 	}
-	return len(words) > 0 && strings.Contains(text, `"`+words[0]+`"`) && strings.Contains(text, `"`+flag+`"`)
+	return len(words) > 0 && strings.Contains(text, `"`+words[0]+`"`) && (flag == "" || strings.Contains(text, `"`+flag))
 }
 
 // Each test that the other tables name is there, and each exit status is one that its test has seen.
@@ -177,6 +177,12 @@ func TestTablesNameTests(t *testing.T) {
 	for _, cells := range table(t, string(text), "Where calicoctl is wrong") {
 		if test := cells[len(cells)-1]; shows(t, test) == "" {
 			t.Errorf("%s: has no test", cells[0])
+		}
+	}
+	for _, cells := range table(t, string(text), "Commands that calicoctl does not have") {
+		words := strings.Fields(strings.Join(inQuotes(cells[0]), " "))
+		if _, err := find(newApp(nil, nil, nil), words); err != nil || !uses(shows(t, cells[2]), words, "") {
+			t.Errorf("%s: is not here (%v), or %s does not use it", cells[0], err, cells[2])
 		}
 	}
 	statuses := table(t, string(text), "Exit statuses")
@@ -200,8 +206,10 @@ func TestCommandsAreTold(t *testing.T) {
 		}
 		text += string(more)
 	}
-	for _, row := range table(t, "\n"+text, "calicoctl's commands and flags") {
-		text += "\ntierctl " + strings.Join(inQuotes(row[0]), " ")
+	for _, heading := range []string{"calicoctl's commands and flags", "Commands that calicoctl does not have"} {
+		for _, row := range table(t, "\n"+text, heading) {
+			text += "\ntierctl " + strings.Join(inQuotes(row[0]), " ")
+		}
 	}
 	// tierctl crds check|apply is each of them; in a table the bar has a backslash before it
 	text = oneOf.ReplaceAllStringFunc(strings.ReplaceAll(text, `\|`, "|"), func(s string) (each string) {
