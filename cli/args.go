@@ -47,8 +47,8 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 			for n, v := range global {
 				known[n] = v
 			}
-			return nil, usagef("%s has no flag %s%s; see 'tierctl %s --help'", strings.Join(full, " "), dashed(name), suggest(dashed(name), dashedAll(known)),
-				strings.Join(full, " "))
+			return nil, usagef("%s has no flag %s%s; see '%s %s --help'", strings.Join(full, " "), dashed(name), suggest(dashed(name), dashedAll(known)),
+				app.Name, strings.Join(full, " "))
 		}
 	}
 	line = slices.Concat(front, line)
@@ -60,7 +60,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 
 // descend follows words from a command to the one below that does something, or as far as help is asked for.
 func descend(app *cli.App, words []string, help bool) (path []*cli.Command, err error) {
-	at, below := "tierctl", app.Commands
+	at, below := app.Name, app.Commands
 	for {
 		if len(words) == len(path) {
 			return nil, usagef("no command given: %s has %s; see '%s --help'", at, strings.Join(names(below), ", "), at)
@@ -68,7 +68,7 @@ func descend(app *cli.App, words []string, help bool) (path []*cli.Command, err 
 		word := words[len(path)]
 		i := slices.IndexFunc(below, func(c *cli.Command) bool { return c.HasName(word) })
 		if i < 0 {
-			return nil, usagef("unknown command %q%s; see '%s --help'", strings.TrimPrefix(at+" "+word, "tierctl "), suggest(word, names(below)), at)
+			return nil, usagef("unknown command %q%s; see '%s --help'", strings.TrimPrefix(at+" "+word, app.Name+" "), suggest(word, names(below)), at)
 		}
 		path = append(path, below[i])
 		at, below = at+" "+below[i].Name, below[i].Subcommands

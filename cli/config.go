@@ -34,7 +34,7 @@ type knob struct {
 var knobs = []knob{
 	{name: "datastore", flag: "datastore", env: "TIERWALL_DATASTORE"},
 	{name: "datastoreType", env: "DATASTORE_TYPE"},
-	{name: "kubeconfig", env: "KUBECONFIG"},
+	{name: "kubeconfig", flag: "kubeconfig", env: "KUBECONFIG"},
 	{name: "kubeconfigInline", secret: true},
 	{name: "k8sCurrentContext", flag: "context", env: "K8S_CURRENT_CONTEXT"},
 	{name: "k8sAPIEndpoint", env: "K8S_API_ENDPOINT"},

@@ -130,6 +130,8 @@ func (at *connection) guess() {
 	home, _ := os.UserHomeDir() // none has no kubeconfig
 	kubeconfig := filepath.Join(home, ".kube", "config")
 	switch {
+	case plugin():
+		at.kind, at.path, at.because = kubeDatastore, "", "default: kubectl's"
 	case exists(boltDefault):
 		at.because = "default: the file is there"
 	case home != "" && exists(kubeconfig):

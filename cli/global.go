@@ -15,6 +15,7 @@ func globalFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "config", Aliases: []string{"c"}, DefaultText: "the first that is there of " + strings.Join(configFiles, " and "),
 			Usage: "`FILE` that says where the datastore is and how it is reached, in calicoctl's format; see tierctl config view"},
+		&cli.StringFlag{Name: "kubeconfig", Usage: "`FILE` that says where the cluster is and who asks, as kubectl has it [$KUBECONFIG]"},
 		&cli.StringFlag{Name: "context", Usage: "`CONTEXT` of the kubeconfig to use [$K8S_CURRENT_CONTEXT]"},
 		&cli.StringFlag{Name: "log-level", Aliases: []string{"l"}, Value: "panic", Usage: "what to log on standard error of talking to a cluster: `LEVEL` panic, fatal and " +
 			"error, nothing; warn, what the client warns of; info, each request and retry; debug, with headers and bodies"},

@@ -39,6 +39,9 @@ func main() {
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
 	out, errs = &printable{Writer: out, colours: coloured(out)}, &printable{Writer: errs, colours: coloured(errs)}
 	app := newApp(in, out, errs)
+	if plugin() {
+		speakAsPlugin(app)
+	}
 	args, err := arrange(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, args...))
@@ -47,7 +50,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return exitOK
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(errs, "%s %s%s\n", paint(errs, red, "tierctl:"), text, whereTo(app, err))
+		fmt.Fprintf(errs, "%s %s%s\n", paint(errs, red, app.Name+":"), text, whereTo(app, err))
 	}
 	return statusOf(err)
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.etcd.io/bbolt"
 
+	"github.com/tierwall/tierwall/cli/early"
 	"github.com/tierwall/tierwall/dataplane/nft"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tierctl": main})
+	testscript.Main(m, map[string]func(){"tierctl": main, pluginName: main, early.KubectlName: main})
 }
 
 // The scripts of testdata show each command at work on a store of their own, which TIERWALL_DATASTORE names.
