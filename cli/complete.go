@@ -71,6 +71,7 @@ var nouns = map[string]complete.Noun{
 	"KIND": complete.KindName, "NAME": complete.Name, "NAMESPACE": complete.Namespace, "NODE": complete.Node, "TIER": complete.Tier,
 	"ENDPOINT": complete.Endpoint, "END": complete.End, "POLICY": complete.Policy, "FILE": complete.File, "DIR": complete.File,
 	"DIRECTORY": complete.File, "KUBECONFIG": complete.File, "PATH": complete.File,
+	"NAMESPACE/POD|HOSTENDPOINT": complete.Endpoint, "KIND/[NAMESPACE/]NAME": complete.Policy,
 	"KEY=VALUE": complete.Text, "KEY": complete.Text, "ID": complete.Text, "KEY-": complete.Text,
 	"SHELL": complete.OneOf("bash", "zsh", "fish", "powershell"),
 }

@@ -114,6 +114,7 @@ func TestComplete(t *testing.T) {
 		"get gnp -- --col":                    ":4",
 		"trace --to sh":                       "shop/db shop/web :4",
 		"trace --protocol U":                  "UDP UDPLite :4",
+		"explain policy Kub":                  "KubernetesNetworkPolicy/shop/db :4",
 		"plan ":                               "shop/db shop/web :4",
 		"apply -f ":                           ":0",
 		"apply ":                              ":4",

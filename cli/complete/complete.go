@@ -51,7 +51,7 @@ const (
 	Tier      Noun = "TIER"
 	Endpoint  Noun = "ENDPOINT" // NAMESPACE/NAME of a pod or a workload endpoint, or the name of a host endpoint
 	End       Noun = "END"      // an Endpoint or a Node
-	Policy    Noun = "POLICY"   // NAME or NAMESPACE/NAME of a policy
+	Policy    Noun = "POLICY"   // KIND/[NAMESPACE/]NAME of a policy
 	File      Noun = "FILE"
 	Text      Noun = "TEXT" // anything
 	Nothing   Noun = "-"    // no word may stand here

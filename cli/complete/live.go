@@ -24,6 +24,9 @@ func full(k Key, _ string) string {
 	return k.Namespace + "/" + k.Name
 }
 
+// ref is what a Ref is as text.
+func ref(k Key, _ string) string { return k.Kind + "/" + full(k, "") }
+
 var endpoints = []livePart{{"Pod", full}, {"WorkloadEndpoint", full}, {"HostEndpoint", name}}
 
 // live are the Nouns whose words are names of objects.
@@ -33,8 +36,8 @@ var live = map[Noun][]livePart{
 	Tier:      {{"Tier", name}},
 	Endpoint:  endpoints,
 	End:       append([]livePart{{"Node", name}}, endpoints...),
-	Policy: {{"NetworkPolicy", full}, {"GlobalNetworkPolicy", full}, {"KubernetesNetworkPolicy", full}, {"KubernetesClusterNetworkPolicy", full},
-		{"StagedNetworkPolicy", full}, {"StagedGlobalNetworkPolicy", full}, {"StagedKubernetesNetworkPolicy", full}},
+	Policy: {{"NetworkPolicy", ref}, {"GlobalNetworkPolicy", ref}, {"KubernetesNetworkPolicy", ref}, {"KubernetesClusterNetworkPolicy", ref},
+		{"StagedNetworkPolicy", ref}, {"StagedGlobalNetworkPolicy", ref}, {"StagedKubernetesNetworkPolicy", ref}},
 }
 
 // Live gives the kinds whose objects' names the last word may become; none when it stands for something else.
