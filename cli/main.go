@@ -101,10 +101,11 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	for _, v := range writeVerbs {
 		app.Commands = append(app.Commands, v.command())
 	}
-	app.Commands = append(app.Commands, patchCommand(), labelCommand(), diffCommand(), waitCommand())
-	app.Commands = append(app.Commands, deleteCommand(), confirmCommand(), getCommand(), validateCommand(), convertCommand(), traceCommand(), planCommand(),
-		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), configCommand(), datastoreCommand(),
-		statusCommand(), explainCommand(), matrixCommand(), whatIfCommand(), completionCommand(), clusterCommand(), versionCommand())
+	app.Commands = append(app.Commands,
+		deleteCommand(), patchCommand(), labelCommand(), confirmCommand(), getCommand(), diffCommand(), waitCommand(), validateCommand(), convertCommand(),
+		statusCommand(), traceCommand(), explainCommand(), planCommand(), matrixCommand(), whatIfCommand(), graphCommand(),
+		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), clusterCommand(), datastoreCommand(), configCommand(),
+		completionCommand(), versionCommand())
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

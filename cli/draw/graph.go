@@ -54,7 +54,9 @@ func graphOf(m *reach.Matrix) *graph {
 		g.drawn = append(g.drawn, make([]bool, len(m.Ends)))
 	}
 	for i := range m.Ends {
-		g.drawn[i][i] = true
+		for j := range m.Ends { // what is outside on both ends passes by
+			g.drawn[i][j] = i == j || g.outside(i) && g.outside(j)
+		}
 		if a := g.answer(i, i); len(m.Ends[i].Members) > 1 && !a.None {
 			g.say(i, "among themselves", a)
 		}
@@ -141,10 +143,10 @@ func (g *graphing) alike(from, to []int) (a *reach.Answer, ok bool) {
 		for _, j := range to {
 			b := g.answer(i, j)
 			switch {
-			case i == j || g.drawn[i][j] && b.All:
+			case i == j || g.outside(i) && g.outside(j) || g.drawn[i][j] && b.All:
 			case a == nil:
 				a = b
-			case a != b:
+			case a.Conns != b.Conns:
 				return nil, false
 			}
 		}
@@ -168,44 +170,58 @@ func (g *graphing) draw(from, to []int) bool {
 	return fresh
 }
 
-// wide says what is the same for all others, or for all but one or two, at the end itself.
+// circles are whom a note may speak of at once.
+var circles = []struct {
+	name string
+	has  func(reach.EndKind) bool
+}{
+	{"all", func(reach.EndKind) bool { return true }},
+	{"workloads", func(k reach.EndKind) bool { return k == reach.Workload }},
+	{"the outside", func(k reach.EndKind) bool { return k == reach.Outside }},
+}
+
+// wide says what is the same for all others of a circle, or for all but one or two, at the end itself.
 func (g *graphing) wide() {
 	if len(g.Ends) < 4 { // arrows are as plain
 		return
 	}
 	for i := range g.Ends {
 		one := []int{i}
-		if most, rest := g.most(func(j int) int { return g.Cells[j][i] }, i); g.draw(most, one) {
-			g.say(i, "open to all"+g.but(rest), g.answer(most[0], i))
-		}
-		if most, rest := g.most(func(j int) int { return g.Cells[i][j] }, i); g.draw(one, most) {
-			g.say(i, "reaches all"+g.but(rest), g.answer(i, most[0]))
+		for _, circle := range circles {
+			others := []int{}
+			for j := range g.Ends {
+				if j != i && circle.has(g.Ends[j].Kind) && !(g.outside(i) && g.outside(j)) {
+					others = append(others, j)
+				}
+			}
+			if most, rest := usual(others, func(j int) string { return g.answer(j, i).Conns }); g.draw(most, one) {
+				g.say(i, "open to "+circle.name+g.but(rest), g.answer(most[0], i))
+			}
+			if most, rest := usual(others, func(j int) string { return g.answer(i, j).Conns }); g.draw(one, most) {
+				g.say(i, "reaches "+circle.name+g.but(rest), g.answer(i, most[0]))
+			}
 		}
 	}
 }
 
-// most of an end's others, for whom a cell says the same, and the rest: few, or there is no such thing.
-func (g *graphing) most(cell func(int) int, of int) (most, rest []int) {
-	count, best := make([]int, len(g.Answers)), 0
-	for j := range g.Ends {
-		if j != of {
-			count[cell(j)]++
+func (g *graphing) outside(i int) bool { return g.Ends[i].Kind == reach.Outside }
+
+// usual are those who say what most say, and the rest: few, or there is no such thing.
+func usual(ends []int, says func(int) string) (most, rest []int) {
+	count, best := map[string]int{}, ""
+	for _, j := range ends {
+		text := says(j)
+		if count[text]++; count[text] > count[best] {
+			best = text
 		}
 	}
-	for k := range count {
-		if count[k] > count[best] {
-			best = k
-		}
-	}
-	if few := len(g.Ends) - 1 - count[best]; few > 2 || count[best] < 2*few+2 {
+	if few := len(ends) - count[best]; few > 2 || count[best] < few+2 {
 		return nil, nil
 	}
-	for j := range g.Ends {
-		switch {
-		case j == of:
-		case cell(j) == best:
+	for _, j := range ends {
+		if says(j) == best {
 			most = append(most, j)
-		default:
+		} else {
 			rest = append(rest, j)
 		}
 	}

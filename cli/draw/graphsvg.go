@@ -22,7 +22,7 @@ const (
 	columnTall  = 620 // a column of groups that is taller goes on in the next
 	graphTop    = 96
 	graphMargin = 24
-	mostName    = 38
+	mostName    = 52
 )
 
 // rect is where something stands.

@@ -24,7 +24,6 @@ for (const e of ends) {
   e.group = e.kind === 0 ? e.namespace : "";
   e.text = [e.about, kinds[e.kind], ...e.namespaces, ...e.members].join("\n").toLowerCase();
 }
-for (const a of answers) a.protocols = a.verdict === some ? protocolsOf(a.conns) : [];
 
 // protocolsOf "TCP 80,8000-8080; UDP" are [{name: "tcp", ports: [[80, 80], [8000, 8080]]}, {name: "udp", ports: null}].
 function protocolsOf(conns) {
@@ -41,10 +40,26 @@ function range(text) {
 
 // judge an answer by "TCP 443", "443", "UDP", or any other words that are looked for in it.
 function judge(a, query) {
-  if (!query || a.verdict !== some) return a.verdict;
+  return query ? judged(a.conns, query) : a.verdict;
+}
+
+// judged conns, as "TCP 80,443; UDP", "all but UDP 4789", or "on one node: all | between nodes: none".
+function judged(conns, query) {
+  const [first, ...others] = conns.split(" | ").map(part => part.replace(/^[^:;]*: /, ""));
+  if (others.length > 0) {
+    const verdicts = [first, ...others].map(part => judged(part, query));
+    return verdicts.every(v => v === verdicts[0]) ? verdicts[0] : some;
+  }
+  if (first === "all" || first === "none") return names.indexOf(first);
+  if (first.startsWith("all but ")) return all - listed(first.slice(8), query);
+  return listed(first, query);
+}
+
+// listed tells whether all, some or none of what the query asks for is in a list of connections.
+function listed(conns, query) {
   const [, name, port] = /^([a-z][a-z0-9-]*)?[\s/:]*(\d+)?$/.exec(query) || [];
-  if (!name && !port) return a.conns.toLowerCase().includes(query) ? some : none;
-  const found = a.protocols.filter(p => !name || p.name.split(/[\s,]+/).includes(name));
+  if (!name && !port) return conns.toLowerCase().includes(query) ? some : none;
+  const found = protocolsOf(conns).filter(p => !name || p.name.split(/[\s,]+/).includes(name));
   if (port) return found.some(p => !p.ports ? Boolean(name) : p.ports.some(([f, l]) => f <= port && port <= l)) ? all : none;
   return found.length === 0 ? none : found.some(p => !p.ports) ? all : some;
 }
