@@ -60,6 +60,13 @@ update: go ## Rewrite the plans and tables that the corpus shows (never its verd
 	go test ./dataplane/policy -run TestScenarioPlans -update
 	go test ./dataplane/ruleset -run TestScenarioTables -update
 
+pictures: build chromium ## Make the pictures of cli/README.md anew
+	bin/tierctl graph -f config/samples/aks.yaml > cli/pictures/graph.svg
+	bin/tierctl matrix -f config/samples/aks.yaml -o html > bin/matrix.html
+	for s in dark light; do chromium --headless=new --no-sandbox --hide-scrollbars --window-size=1360,760 --virtual-time-budget=4000 \
+		--blink-settings=preferredColorScheme=$$([ $$s = dark ] && echo 0 || echo 1) --screenshot=cli/pictures/matrix-$$s.png \
+		"file://$(CURDIR)/bin/matrix.html#source=development%2Ffrontend&destination=development%2Fbackend" || exit 1; done
+
 generate: go bin/helm ## Write deep copies, CRD manifests and what is made of them anew from apis and the chart
 	$(TOOL) controller-gen object crd:allowDangerousTypes=true paths=./apis/v3 paths=./apis/v1alpha1 output:crd:dir=config/crd
 	mv config/crd/projectcalico.org_{profiles,workloadendpoints}.yaml config/crd/standalone/
@@ -108,4 +115,4 @@ chromium:
 shells:
 	@command -v zsh >/dev/null && command -v fish >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy zsh fish; }
 
-.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update generate verify lint vuln sbom image clean go nft chromium shells
+.PHONY: help build demo test test-kernel test-e2e bench-e2e kube fuzz random bench bench-short update pictures generate verify lint vuln sbom image clean go nft chromium shells
