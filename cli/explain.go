@@ -18,6 +18,7 @@ import (
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/dataplane/lint"
 	"github.com/tierwall/tierwall/dataplane/policy"
 )
 
@@ -164,7 +165,7 @@ func (x *explaining) noEndpoint(name string, err error) error {
 }
 
 func (x *explaining) endpoint(e *policy.Endpoint, only string) endpointExplained {
-	out := endpointExplained{Endpoint: e.Ref.String(), Node: e.Node, Interfaces: slices.Concat(e.Ifaces, e.Shared), Addresses: slices.Concat([]netip.Addr{}, e.Addrs),
+	out := endpointExplained{Endpoint: e.Ref.String(), Node: e.Node, Interfaces: slices.Concat(e.Ifaces, e.Shared), Addresses: append([]netip.Addr{}, e.Addrs...),
 		Labels: map[string]string{}, Guards: []guardExplained{}}
 	for i := range e.Guards {
 		if g := &e.Guards[i]; only == "" || g.Direction.String() == only {
@@ -683,6 +684,12 @@ func (x *explaining) policy(ref v3.Ref, o client.Object) policyWhole {
 		}
 	}
 	x.among(ref, &out)
+	for _, h := range lint.Shadows(x.plan) {
+		if h.Policy == ref {
+			rule := &ofDirection(h.Direction, out.Ingress, out.Egress)[h.Rule]
+			rule.Notes = append(rule.Notes, "NEVER DECIDES: "+h.String())
+		}
+	}
 	return out
 }
 

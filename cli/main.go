@@ -101,11 +101,11 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	for _, v := range writeVerbs {
 		app.Commands = append(app.Commands, v.command())
 	}
-	app.Commands = append(app.Commands,
-		deleteCommand(), patchCommand(), labelCommand(), confirmCommand(), getCommand(), diffCommand(), waitCommand(), validateCommand(), convertCommand(),
-		statusCommand(), traceCommand(), explainCommand(), planCommand(), matrixCommand(), whatIfCommand(), graphCommand(),
-		agentCommand(), bootCommand(), controllerCommand(), crdsCommand(), nodeCommand(), clusterCommand(), datastoreCommand(), configCommand(),
-		completionCommand(), versionCommand())
+	app.Commands = append(app.Commands, deleteCommand(), patchCommand(), labelCommand(), confirmCommand(), getCommand(),
+		diffCommand(), waitCommand(), validateCommand(), convertCommand(), statusCommand(), traceCommand(), explainCommand(),
+		planCommand(), matrixCommand(), whatIfCommand(), graphCommand(), agentCommand(), bootCommand(), controllerCommand(),
+		crdsCommand(), nodeCommand(), clusterCommand(), datastoreCommand(), configCommand(), completionCommand(), lintCommand(),
+		versionCommand())
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError

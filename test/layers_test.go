@@ -33,6 +33,7 @@ var lines = map[string]line{
 	"config/systemd":       {},
 	"config/helm/generate": {ours: []string{"config/crd"}, others: []string{"sigs.k8s.io/yaml"}},
 	"dataplane/policy":     {ours: []string{"apis/selector", "apis/v3"}, others: append([]string{"sigs.k8s.io/network-policy-api/apis/", "go4.org/netipx"}, apimachinery...), pure: true},
+	"dataplane/lint":       {ours: []string{"apis/selector", "apis/v3", "dataplane/policy"}, others: append([]string{"go4.org/netipx"}, apimachinery...), pure: true},
 	"dataplane/reach":      {ours: []string{"apis/v3", "dataplane/policy"}, others: []string{"go4.org/netipx"}, pure: true},
 	"dataplane/ruleset":    {ours: []string{"dataplane/policy"}, pure: true},
 	"dataplane/nft":        {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
