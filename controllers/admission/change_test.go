@@ -28,7 +28,7 @@ var changes = []struct {
 }{
 	{"nothing wrong", tiered + "{order: 1}", tiered + "{order: 2}", nil, false},
 	{"a selector that becomes wrong", tiered + "{order: 1}", tiered + "{selector: a}", verdict{`spec.selector: Invalid value: "a": column 2: expected an operator`}, false},
-	{"into a tier that is not there", tiered + "{order: 1}", tiered + "{tier: ghost}", verdict{`spec.tier: Invalid value: "ghost": tier "ghost" does not exist`}, false},
+	{"into a tier that is not there", tiered + "{order: 1}", tiered + "{tier: ghost}", verdict{`spec.tier: Invalid value: "ghost": tier "ghost" does not exist: create it first, or in the same files; tierctl get tier lists those there are`}, false},
 	{"wrong as before", tiered + "{selector: 'a ='}", tiered + "{selector: 'a =', order: 2}", nil, true},
 	{"wrong otherwise", tiered + "{selector: 'a ='}", tiered + "{selector: 'b ='}", verdict{`spec.selector: Invalid value: "b =": column 3: expected an operator`}, true},
 	{"in a tier that has gone", tiered + "{tier: ghost}", tiered + "{tier: ghost, order: 2}", nil, true},

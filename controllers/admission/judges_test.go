@@ -320,7 +320,8 @@ func byTierctl(t *testing.T, objs []*unstructured.Unstructured) (out []verdict) 
 		}
 		var v verdict
 		for _, e := range one.Errors {
-			v = append(v, say(e.Field, e.Message))
+			reason, _, _ := strings.Cut(e.Message, ", did you mean ") // only who has the file before him is helped so far
+			v = append(v, say(e.Field, reason))
 		}
 		out = append(out, v.sorted())
 	}
