@@ -133,9 +133,21 @@ func (l *losses) peer(at string, p *networkingv1.NetworkPolicyPeer) (e v3.Entity
 		e.NamespaceSelector = l.labels(at+".namespaceSelector", p.NamespaceSelector)
 		if e.NamespaceSelector == "" {
 			e.NamespaceSelector = "all()"
+		} else if p.PodSelector == nil && !asksFor(p.NamespaceSelector) {
+			e.Selector = inSomeNamespace
 		}
 	}
 	return e, true
+}
+
+// inSomeNamespace leaves hosts out, which have none of the labels that a namespace must not have.
+const inSomeNamespace = "has(projectcalico.org/namespace)"
+
+// asksFor tells whether there is a label that must be there.
+func asksFor(s *metav1.LabelSelector) bool {
+	return len(s.MatchLabels) > 0 || slices.ContainsFunc(s.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
+		return e.Operator == metav1.LabelSelectorOpIn || e.Operator == metav1.LabelSelectorOpExists
+	})
 }
 
 // pods only: what else has labels is not Kubernetes'.
@@ -311,7 +323,7 @@ func (l *losses) peers(at string, e *v3.EntityRule) (out []networkingv1.NetworkP
 		return l.blocks(at, e)
 	}
 	var p networkingv1.NetworkPolicyPeer
-	if e.Selector != "" {
+	if e.Selector != "" && (e.NamespaceSelector == "" || e.Selector != inSomeNamespace) {
 		p.PodSelector = l.selector(at+".selector", e.Selector)
 	}
 	if e.NamespaceSelector != "" {
