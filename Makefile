@@ -1,6 +1,7 @@
 SHELL := /bin/bash -o pipefail
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/tierwall/tierwall/cli/early.Version=$(VERSION) -X github.com/tierwall/tierwall/cli/early.Commit=$(COMMIT)
 TOOL := go tool -modfile=tools/go.mod
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -17,12 +16,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tierwall/tierwall/apis/v1alpha1"
+	"github.com/tierwall/tierwall/cli/early"
 	"github.com/tierwall/tierwall/controllers/crds"
 	"github.com/tierwall/tierwall/controllers/store"
 )
 
-// version is set by the linker: git describe of what was built.
-var version = "unknown"
+var version = early.Version
 
 func versionCommand() *cli.Command {
 	return &cli.Command{
@@ -62,9 +61,9 @@ func showVersion(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	v := versions{Version: version, GitCommit: gitCommit(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versions{Version: version, GitCommit: early.Commit, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if format == "" {
-		fmt.Fprintf(c.App.Writer, "Client Version:    %s\nGit commit:        %s\nPlatform:          %s, %s\n", v.Version, v.GitCommit, v.Platform, v.Go)
+		fmt.Fprint(c.App.Writer, early.Client())
 	}
 	if c.Bool("client") {
 		return v.print(c.App.Writer, format, clusterVersions{})
@@ -197,17 +196,4 @@ func (v *clusterVersions) crds() string {
 		out = append(out, fmt.Sprintf("%d %s", v.CRDs[state], strings.ToLower(state)))
 	}
 	return strings.Join(out, ", ")
-}
-
-// gitCommit is what the program was built from, where the builder has noted it.
-func gitCommit() string {
-	info, _ := debug.ReadBuildInfo()
-	if info != nil {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value[:min(12, len(s.Value))]
-			}
-		}
-	}
-	return "unknown"
 }

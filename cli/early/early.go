@@ -1,4 +1,4 @@
-// Package early answers a shell that wants a word completed, before the rest of the program has begun.
+// Package early answers a shell that wants a word completed, and tierctl version --client, before the rest of the program has begun.
 //
 // What the program consists of takes some 60 ms to begin: every package of every library prepares its tables, regular expressions and
 // metrics, whether or not they will be used, and Go has no way to say later. A shell asks at each press of a key. Packages begin when all
@@ -32,7 +32,7 @@ const (
 
 func init() {
 	words, asked := Words(os.Args)
-	if asked && answer(words, os.Getenv, os.Stdout) {
+	if asked && answer(words, os.Getenv, os.Stdout) || told(os.Args, os.Stdout) {
 		os.Exit(0)
 	}
 }

@@ -90,7 +90,7 @@ func buildNext(ctx context.Context, root string) (path string, done func(), err 
 		return "", nil, err
 	}
 	path = filepath.Join(dir, "tierctl")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+next, "-o", path, "./cli")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X github.com/tierwall/tierwall/cli/early.Version="+next, "-o", path, "./cli")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := said(cmd); err != nil {
 		return "", nil, fmt.Errorf("building tierctl %s: %w\n%s", next, err, out)

@@ -93,10 +93,10 @@ func (s *site) become(path string) {
 // have other names.
 func TestUpgrade(t *testing.T) {
 	lab.Need(t, noNamespaces)
-	first := tierctl(t, "-ldflags", "-X main.version=v1.0.0")
+	first := tierctl(t, "-ldflags", "-X github.com/tierwall/tierwall/cli/early.Version=v1.0.0")
 	s := newSite(t, first)
-	second := tierctl(t, "-ldflags", "-X main.version=v1.1.0")
-	moved, renamed := altered(t, []edit{moves}, "-ldflags", "-X main.version=v2.0.0"), altered(t, []edit{renames}, "-ldflags", "-X main.version=v3.0.0")
+	second := tierctl(t, "-ldflags", "-X github.com/tierwall/tierwall/cli/early.Version=v1.1.0")
+	moved, renamed := altered(t, []edit{moves}, "-ldflags", "-X github.com/tierwall/tierwall/cli/early.Version=v2.0.0"), altered(t, []edit{renames}, "-ldflags", "-X github.com/tierwall/tierwall/cli/early.Version=v3.0.0")
 	control := unguarded(t)
 	bulk := s.bulk(40)
 	upgrade := func(to, has string) func(int) {
@@ -159,7 +159,7 @@ func TestTwoAgentsOnANode(t *testing.T) {
 			s := newSite(t, altered(t, c.edits))
 			control := unguarded(t)
 			before := s.tables()
-			s.tierctl.Path = altered(t, append(c.edits, moves), "-ldflags", "-X main.version=second")
+			s.tierctl.Path = altered(t, append(c.edits, moves), "-ldflags", "-X github.com/tierwall/tierwall/cli/early.Version=second")
 			s.traffic.does("a second agent starts")
 			fatal(t, s.StartAgents(s.tierctl))
 			s.words("another agent runs on this node and has its table")
