@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	goruntime "runtime"
 	"strconv"
+	"sync"
 
 	"go.etcd.io/bbolt"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,7 +41,9 @@ func (tx *Tx) Get(ref v3.Ref) (client.Object, error) {
 }
 
 // List gives the objects of a kind in a namespace, or in all when namespace is "", sorted by namespace and name.
-func (tx *Tx) List(kind, namespace string) (out []client.Object, err error) {
+func (tx *Tx) List(kind, namespace string) ([]client.Object, error) {
+	var refs []v3.Ref
+	var texts [][]byte
 	prefix := []byte(kind + "\x00")
 	if namespace != "" {
 		prefix = []byte(kind + "\x00" + namespace + "\x00")
@@ -50,13 +54,25 @@ func (tx *Tx) List(kind, namespace string) (out []client.Object, err error) {
 		if err != nil {
 			return nil, err
 		}
-		obj, err := decodeStored(ref, unsealed(v))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, obj)
+		refs, texts = append(refs, ref), append(texts, bytes.Clone(unsealed(v)))
 	}
-	return out, nil
+	return decodeAll(refs, texts)
+}
+
+// decodeAll on all processors, for it is what a long list costs most. The texts are no memory of the file's: what a truncated file does to
+// those that read it is caught in one goroutine only.
+func decodeAll(refs []v3.Ref, texts [][]byte) ([]client.Object, error) {
+	out, errs := make([]client.Object, len(refs)), make([]error, goruntime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for p := range errs {
+		wg.Go(func() {
+			for i := p; i < len(refs) && errs[p] == nil; i += len(errs) {
+				out[i], errs[p] = decodeStored(refs[i], texts[i])
+			}
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
 }
 
 func decodeStored(ref v3.Ref, text []byte) (client.Object, error) {
