@@ -374,18 +374,21 @@ func nothing(done string, err error) error {
 // tiersFirst is the order in which objects of one call can be written whatever their order in the files: a policy needs
 // its tier. For deletion it is the other way round.
 func tiersFirst(docs []store.Document, reverse bool) []int {
-	var tiers, others []int
+	var namespaces, tiers, others []int
 	for i, d := range docs {
-		if d.Kind == "Tier" {
+		switch d.Kind {
+		case "Namespace":
+			namespaces = append(namespaces, i)
+		case "Tier":
 			tiers = append(tiers, i)
-		} else {
+		default:
 			others = append(others, i)
 		}
 	}
 	if reverse {
-		return append(others, tiers...)
+		return slices.Concat(others, tiers, namespaces)
 	}
-	return append(tiers, others...)
+	return slices.Concat(namespaces, tiers, others)
 }
 
 func printResult(c *cli.Context, format string, ref v3.Ref, result string) {

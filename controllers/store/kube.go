@@ -284,7 +284,7 @@ func (k *Kube) Delete(ctx context.Context, obj client.Object) error {
 // said puts what the API server says of an object in our words, where we have some.
 func said(ref v3.Ref, err error) error {
 	switch {
-	case apierrors.IsNotFound(err) && missing(err) == ref.Name && ref.Name != "" && !missesNamespace(err):
+	case apierrors.IsNotFound(err) && missing(err) == ref.Name && ref.Name != "" && (ref.Kind == "Namespace" || !missesNamespace(err)):
 		return fmt.Errorf("%s %w", ref, ErrNotFound)
 	case apierrors.IsNotFound(err) && missing(err) == "": // the path itself
 		return fmt.Errorf("%s: %w", ref, ErrNoKind)
@@ -318,9 +318,10 @@ func missesNamespace(err error) bool {
 }
 
 // Transact implements Store as far as an API server can: everything is first done without effect, and nothing is written unless all of it
-// can be. What somebody else does in between may still stop it half way; the error then says so.
+// can be. What stands in a namespace or a tier that comes with it is judged by Admit alone until that is there. So the API server, as somebody
+// else in between, may still stop it half way; the error then says so.
 func (k *Kube) Transact(ctx context.Context, f func(Writer) error) (revision string, err error) {
-	trial := &kubeWriter{Kube: k, ctx: ctx, trial: true, tried: map[v3.Ref]client.Object{}}
+	trial := &kubeWriter{Kube: k, ctx: ctx, trial: true, tried: map[v3.Ref]client.Object{}, made: map[v3.Ref]bool{}}
 	if err := k.heed(k, trial); err != nil {
 		return "", err
 	}
@@ -342,6 +343,7 @@ type kubeWriter struct {
 	ctx      context.Context
 	trial    bool
 	tried    map[v3.Ref]client.Object // nil for what would be deleted
+	made     map[v3.Ref]bool          // by this trial: the API server does not know of it
 	written  int
 	revision string
 }
@@ -390,6 +392,12 @@ func (w *kubeWriter) Create(obj client.Object) (client.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.trial {
+		w.made[ref] = true
+	}
+	if w.early(ref, u) {
+		return w.done(ref, kind, u, nil, nil)
+	}
 	now, err := w.client(kind, ref.Namespace).Create(w.ctx, u, metav1.CreateOptions{DryRun: w.dryRun(), FieldManager: fieldManager})
 	return w.done(ref, kind, u, now, err)
 }
@@ -413,6 +421,9 @@ func (w *kubeWriter) Update(obj client.Object) (client.Object, error) {
 	}
 	if same(u, old) {
 		return kind.read(old)
+	}
+	if w.early(ref, u) {
+		return w.done(ref, kind, u, nil, nil)
 	}
 	now, err := w.client(kind, ref.Namespace).Update(w.ctx, u, metav1.UpdateOptions{DryRun: w.dryRun(), FieldManager: fieldManager})
 	return w.done(ref, kind, u, now, err)
@@ -438,6 +449,15 @@ func (w *kubeWriter) Apply(obj *unstructured.Unstructured, o ApplyOptions) (clie
 		return nil, fmt.Errorf("%s %w", ref, ErrConflict)
 	}
 	obj = kind.applicable(obj)
+	if w.trial && old == nil {
+		w.made[ref] = true
+		if w.early(ref, obj) {
+			if err := w.judge(ref, obj, nil); err != nil {
+				return nil, err
+			}
+			return w.done(ref, kind, obj, nil, nil)
+		}
+	}
 	now, err := w.patch(ref, kind, obj, o)
 	if !o.Force && onlyWith(err, o.Manager) {
 		o.Force = true
@@ -537,6 +557,12 @@ func (w *kubeWriter) Delete(ref v3.Ref) error {
 	return nil
 }
 
+// early tells whether the API server cannot be asked on trial, for the namespace or the tier of an object comes with the same call.
+func (w *kubeWriter) early(ref v3.Ref, u *unstructured.Unstructured) bool {
+	tier, _, _ := unstructured.NestedString(u.Object, "spec", "tier")
+	return w.made[v3.Ref{Kind: "Namespace", Name: ref.Namespace}] || slices.Contains(TieredKinds, ref.Kind) && w.made[v3.Ref{Kind: "Tier", Name: tier}]
+}
+
 func (w *kubeWriter) dryRun() []string {
 	if w.trial {
 		return []string{metav1.DryRunAll}
@@ -546,9 +572,6 @@ func (w *kubeWriter) dryRun() []string {
 
 // done notes what was written, or tried.
 func (w *kubeWriter) done(ref v3.Ref, kind *Kind, sent, now *unstructured.Unstructured, err error) (client.Object, error) {
-	if err != nil && w.trial && w.tried[v3.Ref{Kind: "Namespace", Name: ref.Namespace}] != nil && apierrors.IsNotFound(err) {
-		err, now = nil, nil // its namespace is made by the same call
-	}
 	if err != nil {
 		return nil, said(ref, err)
 	}
