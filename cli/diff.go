@@ -73,7 +73,7 @@ func changesOf(c *cli.Context, v writeVerb) ([]stored, error) {
 	outcomes := make([]outcome, len(docs))
 	_, err = s.Transact(c.Context, func(tx store.Writer) error {
 		refused := 0
-		for _, i := range tiersFirst(docs, false) {
+		for _, i := range inOrder(docs, false) {
 			out[i].document = docs[i]
 			if out[i], err = wouldBe(c, tx, docs[i], v); err != nil && !aboutObject(err) {
 				return err

@@ -286,15 +286,18 @@ func toWrite(c *cli.Context, verb string) ([]store.Document, error) {
 // writeAll does one thing with each document, and notes in outcomes what became of it. It goes on behind an object that is refused, so that
 // all that is wrong is said at once.
 func writeAll(c *cli.Context, verb string, docs []store.Document, outcomes []outcome, one func(store.Writer, store.Document) (string, error)) (written, error) {
-	s, err := createStore(c)
+	s, err := openFor(c, verb)
 	if err != nil {
 		return written{}, err
 	}
 	return transact(c, s, func(tx store.Writer) error {
 		clear(outcomes)
 		refused := 0
-		for _, i := range tiersFirst(docs, verb == "delete") {
+		bar := progress(c, verb, len(docs))
+		defer bar.end()
+		for _, i := range inOrder(docs, verb == "delete") {
 			result, err := one(tx, docs[i])
+			bar.step()
 			if err != nil && !aboutObject(err) {
 				return err
 			}
@@ -307,6 +310,18 @@ func writeAll(c *cli.Context, verb string, docs []store.Document, outcomes []out
 		}
 		return nil
 	})
+}
+
+// openFor makes a new store only for a verb that can do something in one.
+func openFor(c *cli.Context, verb string) (store.Store, error) {
+	if verb != "replace" && verb != "delete" {
+		return createStore(c)
+	}
+	s, err := openStore(c)
+	if err != nil {
+		return nil, err
+	}
+	return existing(s), nil
 }
 
 // tryAlone asks of each document what can be told of it without a store.
@@ -371,9 +386,9 @@ func nothing(done string, err error) error {
 	return fmt.Errorf("nothing was %s: %w", done, err)
 }
 
-// tiersFirst is the order in which objects of one call can be written whatever their order in the files: a policy needs
-// its tier. For deletion it is the other way round.
-func tiersFirst(docs []store.Document, reverse bool) []int {
+// inOrder is the order in which objects of one call can be written whatever their order in the files: an object needs its namespace, and a
+// policy its tier. For deletion it is the other way round.
+func inOrder(docs []store.Document, reverse bool) []int {
 	var namespaces, tiers, others []int
 	for i, d := range docs {
 		switch d.Kind {
