@@ -60,29 +60,29 @@ func clusterDiags(c *cli.Context) error {
 		{"status.json", func(context.Context) ([]byte, error) { return statusText(c) }},
 		{"objects.yaml", func(context.Context) ([]byte, error) { return objectsText(c) }},
 		{"crds.json", func(ctx context.Context) ([]byte, error) { return k.crdsText(ctx) }},
-		{"nodes.yaml", text(func(ctx context.Context) (any, error) { return k.CoreV1().Nodes().List(ctx, list) })},
+		{"nodes.yaml", text(func(ctx context.Context) (any, error) { return k.core.Nodes().List(ctx, list) })},
 		{"events.yaml", text(func(ctx context.Context) (any, error) { return k.events(ctx) })},
 		{"leases.yaml", text(func(ctx context.Context) (any, error) {
-			return k.CoordinationV1().Leases("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + controllers.Lease})
+			return k.coordination.Leases("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + controllers.Lease})
 		})},
 		{"admission/validating.yaml", text(func(ctx context.Context) (any, error) {
-			return k.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, list)
+			return k.groups.admission.ValidatingWebhookConfigurations().List(ctx, list)
 		})},
 		{"admission/mutating.yaml", text(func(ctx context.Context) (any, error) {
-			return k.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, list)
+			return k.groups.admission.MutatingWebhookConfigurations().List(ctx, list)
 		})},
 		{"admission/endpoints.yaml", text(func(ctx context.Context) (any, error) {
-			return k.DiscoveryV1().EndpointSlices("").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=" + admission.Name})
+			return k.slices.EndpointSlices("").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=" + admission.Name})
 		})},
 		{"workloads/daemonsets.yaml", text(func(ctx context.Context) (any, error) {
-			l, err := k.AppsV1().DaemonSets("").List(ctx, ours)
+			l, err := k.apps.DaemonSets("").List(ctx, ours)
 			for i := range l.Items {
 				bare(&l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
 			}
 			return l, err
 		})},
 		{"workloads/deployments.yaml", text(func(ctx context.Context) (any, error) {
-			l, err := k.AppsV1().Deployments("").List(ctx, ours)
+			l, err := k.apps.Deployments("").List(ctx, ours)
 			for i := range l.Items {
 				bare(&l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
 			}
@@ -171,7 +171,7 @@ func (k *components) logs(c *cli.Context, component string, p *corev1.Pod) (out 
 			}
 			name := fmt.Sprintf("logs/%s/%s-%s%s.log", component, p.Spec.NodeName, p.Name, map[bool]string{true: "-previous"}[previous])
 			out = append(out, part{name, func(ctx context.Context) ([]byte, error) {
-				from, err := k.CoreV1().Pods(p.Namespace).GetLogs(p.Name, options).Stream(ctx)
+				from, err := k.core.Pods(p.Namespace).GetLogs(p.Name, options).Stream(ctx)
 				if err != nil {
 					return nil, err
 				}
@@ -184,7 +184,7 @@ func (k *components) logs(c *cli.Context, component string, p *corev1.Pod) (out 
 }
 
 func (k *components) versions() ([]byte, error) {
-	server, err := k.Discovery().ServerVersion()
+	server, err := k.server.ServerVersion()
 	if err != nil {
 		return versionsText(), err
 	}
@@ -229,7 +229,7 @@ func (k *components) crdsText(ctx context.Context) ([]byte, error) {
 
 // events of our components and of our objects.
 func (k *components) events(ctx context.Context) (*corev1.EventList, error) {
-	all, err := k.CoreV1().Events("").List(ctx, metav1.ListOptions{Limit: 10_000})
+	all, err := k.core.Events("").List(ctx, metav1.ListOptions{Limit: 10_000})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,7 +13,12 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/discovery"
+	admissionregistrationclient "k8s.io/client-go/kubernetes/typed/admissionregistration/v1"
+	appsclient "k8s.io/client-go/kubernetes/typed/apps/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/tierwall/tierwall/controllers"
@@ -23,7 +29,28 @@ import (
 // components are what a cluster has once of ours: the controller, admission, the CRDs.
 type components struct {
 	config *rest.Config
-	kubernetes.Interface
+	groups
+}
+
+// groups of an API server that are asked. client-go's whole clientset would make the program a fifth larger.
+type groups struct {
+	admission    admissionregistrationclient.AdmissionregistrationV1Interface
+	apps         appsclient.AppsV1Interface
+	coordination coordinationclient.CoordinationV1Interface
+	core         coreclient.CoreV1Interface
+	slices       discoveryclient.DiscoveryV1Interface
+	server       discovery.ServerVersionInterface
+}
+
+func groupsOf(config *rest.Config) (g groups, err error) {
+	var errs [6]error
+	g.admission, errs[0] = admissionregistrationclient.NewForConfig(config)
+	g.apps, errs[1] = appsclient.NewForConfig(config)
+	g.coordination, errs[2] = coordinationclient.NewForConfig(config)
+	g.core, errs[3] = coreclient.NewForConfig(config)
+	g.slices, errs[4] = discoveryclient.NewForConfig(config)
+	g.server, errs[5] = discovery.NewDiscoveryClientForConfig(config)
+	return g, errors.Join(errs[:]...)
 }
 
 func openComponents(c *cli.Context) (*components, error) {
@@ -31,11 +58,11 @@ func openComponents(c *cli.Context) (*components, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := kubernetes.NewForConfig(config)
+	g, err := groupsOf(config)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
 	}
-	return &components{config, k}, nil
+	return &components{config, g}, nil
 }
 
 // look at each. What may not be looked at is said, and counts for nothing.
@@ -52,7 +79,7 @@ func (k *components) controller(ctx context.Context) componentStatus {
 	const name = "Controller"
 	ctx, stop := within(ctx)
 	defer stop()
-	list, err := k.CoordinationV1().Leases("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + controllers.Lease})
+	list, err := k.coordination.Leases("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + controllers.Lease})
 	switch {
 	case err != nil:
 		return k.unseen(name, err)
@@ -84,7 +111,7 @@ func (k *components) webhook(ctx context.Context) componentStatus {
 	const name = "Admission"
 	ctx, stop := within(ctx)
 	defer stop()
-	hooks, err := k.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, admission.Name, metav1.GetOptions{})
+	hooks, err := k.groups.admission.ValidatingWebhookConfigurations().Get(ctx, admission.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return componentStatus{Name: name, Says: "is not installed: what a schema cannot say is judged by agents alone"}
@@ -113,7 +140,7 @@ func (k *components) webhook(ctx context.Context) componentStatus {
 
 // answering counts the endpoints of a service that are ready.
 func (k *components) answering(ctx context.Context, namespace, service string) (n int, err error) {
-	slices, err := k.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+	slices, err := k.slices.EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
 	if err != nil {
 		return 0, err
 	}
@@ -157,7 +184,7 @@ func (k *components) agents(ctx context.Context) ([]corev1.Pod, error) { return 
 func (k *components) pods(ctx context.Context, component string) ([]corev1.Pod, error) {
 	ctx, stop := within(ctx)
 	defer stop()
-	list, err := k.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=tierwall,app.kubernetes.io/component=" + component})
+	list, err := k.core.Pods("").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=tierwall,app.kubernetes.io/component=" + component})
 	if err != nil {
 		return nil, err
 	}
