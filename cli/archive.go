@@ -38,6 +38,7 @@ type archive struct {
 
 	mu      sync.Mutex
 	tar     *tar.Writer
+	work    *work
 	missing []string
 	written error
 }
@@ -60,7 +61,9 @@ func writeArchive(c *cli.Context, what string, parts []part, atOnce int) error {
 	defer os.Remove(file.Name()) // nothing is there after it was renamed
 	zip := gzip.NewWriter(file)
 	a := &archive{top: top, tar: tar.NewWriter(zip)}
+	a.work = progress(c, "collecting", len(parts))
 	a.collect(c.Context, parts, atOnce)
+	a.work.end()
 	slices.Sort(a.missing)
 	a.add("MISSING.txt", []byte(strings.Join(append(a.missing, ""), "\n")))
 	if err := errors.Join(a.written, a.tar.Close(), zip.Close(), c.Context.Err()); err != nil {
@@ -117,9 +120,16 @@ func (a *archive) collect(ctx context.Context, parts []part, atOnce int) {
 			if err != nil {
 				a.lacks(p.name, err)
 			}
+			a.step()
 		})
 	}
 	running.Wait()
+}
+
+func (a *archive) step() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.work.step()
 }
 
 func (a *archive) lacks(name string, err error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -80,9 +81,9 @@ func writeFeatures(c *cli.Context, features []nft.Feature) error {
 
 func printFeatures(c *cli.Context, features []nft.Feature) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(w, "Kernel %s\n\nFEATURE\tPRESENT\tSINCE KERNEL\tFOR\n", kernelVersion())
+	fmt.Fprintf(w, "Kernel %s\n\nFEATURE\t%s\tSINCE KERNEL\tFOR\n", kernelVersion(), paint(c.App.Writer, normal, "PRESENT"))
 	for _, f := range features {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, presence(f), f.Since, f.For)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Name, presence(c.App.Writer, f), f.Since, f.For)
 	}
 	return w.Flush()
 }
@@ -123,14 +124,14 @@ func printEnforcers(c *cli.Context, all []nft.Enforcer) error {
 	return w.Flush()
 }
 
-func presence(f nft.Feature) string {
+func presence(w io.Writer, f nft.Feature) string {
 	switch {
 	case f.Missing == nil:
-		return "yes"
+		return paint(w, normal, "yes")
 	case f.Optional:
-		return "no (optional)"
+		return paint(w, yellow, "no (optional)")
 	}
-	return "NO"
+	return paint(w, red, "NO")
 }
 
 // kernelVersion as uname tells it.

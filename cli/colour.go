@@ -16,6 +16,7 @@ type colour string
 
 const (
 	plain  colour = ""
+	normal colour = "39" // as wide as the others: where one cell of a column is painted, all are, for a tabwriter counts what nobody sees
 	bold   colour = "1"
 	faint  colour = "2"
 	red    colour = "31"
@@ -28,7 +29,7 @@ const escape = '\x1b'
 // ours is what an escape of ours has behind it on its way to printable, which takes it away: no object can know it.
 var ours = sync.OnceValue(func() []byte { return []byte(rand.Text()) })
 
-// paint gives text in a colour where w has colours, and plain elsewhere. Painted text is wider than it looks: pad it first.
+// paint gives text in a colour where w has colours, and plain elsewhere. Painted text is wider than it looks: pad it first, or paint all of its column.
 func paint(w io.Writer, k colour, text string) string {
 	if p, ok := w.(*printable); !ok || !p.colours || k == plain {
 		return text

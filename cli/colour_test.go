@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -58,5 +60,44 @@ func TestOnlyPaintColours(t *testing.T) {
 	want := "\x1b[31mDeny\\x1b[32m\x1b[0m \\x1b[32mAllow\\x1b[0m \\x1bABCDEFGHIJKLMNOPQRSTUVWXYZ[32mAllow"
 	if out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
+
+var painted = regexp.MustCompile("\x1b\\[[0-9]+m")
+
+// What commands paint is what they say without colours, column below column.
+func TestCommandsPaint(t *testing.T) {
+	datastore := "bolt:" + t.TempDir() + "/store.db"
+	shop, err := os.ReadFile("../config/samples/shop.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	applyText(t, datastore, string(shop))
+	for args, want := range map[string]string{
+		"status":                   "\x1b[31mNot as it should be:\x1b[0m",
+		"matrix":                   "\x1b[32mall\x1b[0m",
+		"lint --severity error":    "\x1b[39minfo\x1b[0m TW005",
+		"lint -o table":            "\x1b[39mSEVERITY\x1b[0m",
+		"explain endpoint shop/db": "[0] \x1b[32mAllow\x1b[0m from pods",
+		"diff -f new.yaml":         "\x1b[32m+  order: 7\x1b[0m",
+		"what-if -f new.yaml":      "\x1b[31mDeny\x1b[0m, was \x1b[32mAllow\x1b[0m",
+		"trace --from shop/web --to shop/db --port 22": "\x1b[31mDeny\x1b[0m\n",
+	} {
+		t.Run(args, func(t *testing.T) {
+			words := append(strings.Fields(strings.ReplaceAll(args, "new.yaml", "-")), "--datastore", datastore)
+			said := func(when string) string {
+				in := strings.NewReader("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: closed}\nspec: {order: 7, types: [Ingress, Egress]}\n")
+				var out strings.Builder
+				run(t.Context(), append([]string{"--color", when}, words...), in, &out, io.Discard)
+				return out.String()
+			}
+			have, plainly := said("always"), said("never")
+			if !strings.Contains(have, want) {
+				t.Errorf("%q has no %q", have, want)
+			}
+			if painted.ReplaceAllString(have, "") != plainly || strings.Contains(plainly, "\x1b") {
+				t.Errorf("with colours:\n%s\nwithout:\n%s", have, plainly)
+			}
+		})
 	}
 }

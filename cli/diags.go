@@ -106,7 +106,7 @@ func systemText(c *cli.Context) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	for _, f := range features {
-		fmt.Fprintf(&b, "%s: %s (%s)\n", f.Name, presence(f), f.For)
+		fmt.Fprintf(&b, "%s: %s (%s)\n", f.Name, presence(&b, f), f.For)
 	}
 	return b.Bytes(), nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,11 +132,31 @@ func printChanges(c *cli.Context, changes []stored) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", refOf(s.document), err)
 		}
-		if _, err := fmt.Fprint(c.App.Writer, text); err != nil {
+		if _, err := fmt.Fprint(c.App.Writer, paintDiff(c.App.Writer, text)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// paintDiff gives a unified diff its usual colours.
+func paintDiff(w io.Writer, text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		k := plain
+		switch {
+		case i < 2: // the names
+			k = bold
+		case strings.HasPrefix(line, "+"):
+			k = green
+		case strings.HasPrefix(line, "-"):
+			k = red
+		case strings.HasPrefix(line, "@@"):
+			k = faint
+		}
+		lines[i] = paint(w, k, line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // diffable is what users write of an object, as lines of YAML.

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -431,10 +433,20 @@ func printExplained[T interface{ text() string }](c *cli.Context, format string,
 		}
 	default:
 		for _, v := range all {
-			_, err = fmt.Fprint(c.App.Writer, v.text())
+			_, err = fmt.Fprint(c.App.Writer, paintRules(c.App.Writer, v.text()))
 		}
 	}
 	return err
+}
+
+var ruleAction = regexp.MustCompile(`(?m)^( *\[\d+\] (?:\([^)\n]*\) )?)(Allow|Deny)\b`)
+
+// paintRules paints what rules do.
+func paintRules(w io.Writer, text string) string {
+	return ruleAction.ReplaceAllStringFunc(text, func(line string) string {
+		m := ruleAction.FindStringSubmatch(line)
+		return m[1] + paintVerdict(w, m[2])
+	})
 }
 
 // page is text of lines no longer than a terminal is wide.

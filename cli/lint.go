@@ -201,13 +201,15 @@ var lintFormats = map[string]func(io.Writer, []lintFinding) error{
 	"": lintText, "table": lintTable, "json": lintJSON, "github": lintGitHub, "sarif": writeSARIF,
 }
 
+var severityColours = map[lint.Severity]colour{lint.Info: normal, lint.Warning: yellow, lint.Error: red}
+
 func lintText(w io.Writer, found []lintFinding) error {
 	for _, f := range found {
 		at := f.Object
 		if f.Field != "" {
 			at += ": " + f.Field
 		}
-		if _, err := fmt.Fprintf(w, "%s%s %s: %s: %s\n    mend: %s\n", f.where(), f.Severity, f.Code, at, f.Message, f.Mend); err != nil {
+		if _, err := fmt.Fprintf(w, "%s%s %s: %s: %s\n    mend: %s\n", f.where(), paint(w, severityColours[f.severity], f.Severity), f.Code, at, f.Message, f.Mend); err != nil {
 			return err
 		}
 	}
@@ -216,9 +218,9 @@ func lintText(w io.Writer, found []lintFinding) error {
 
 func lintTable(w io.Writer, found []lintFinding) error {
 	t := tabwriter.NewWriter(w, 5, 1, 3, ' ', 0)
-	fmt.Fprintln(t, "CODE\tSEVERITY\tOBJECT\tFIELD\tFINDING")
+	fmt.Fprintf(t, "CODE\t%s\tOBJECT\tFIELD\tFINDING\n", paint(w, normal, "SEVERITY"))
 	for _, f := range found {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", f.Code, f.Severity, f.Object, f.Field, f.Message)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", f.Code, paint(w, severityColours[f.severity], f.Severity), f.Object, f.Field, f.Message)
 	}
 	return t.Flush()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -56,7 +57,10 @@ func matrix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var end func()
+	options.Rows, end = rowsDone(c)
 	m := reach.Of(planned(c, x), options)
+	end()
 	rows, columns := chosen(m, c.String("from")), chosen(m, c.String("to"))
 	for flag, some := range map[string][]int{"from": rows, "to": columns} {
 		if end := c.String(flag); len(some) == 0 && end != "" {
@@ -149,7 +153,7 @@ func (v *matrixView) table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\tFROM \\ TO")
 	for _, c := range v.columns {
-		fmt.Fprintf(t, "\t%d", c+1)
+		fmt.Fprintf(t, "\t%s", paint(w, normal, strconv.Itoa(c+1)))
 	}
 	fmt.Fprintln(t)
 	letters, legend := map[string]string{}, []string{}
@@ -160,9 +164,9 @@ func (v *matrixView) table(w io.Writer) error {
 		}
 		fmt.Fprintf(t, "%d\t%s", i+1, cut(v.Ends[i].Kind.String()+" "+v.Ends[i].About, 48))
 		for _, c := range v.columns {
-			text := ""
+			text := paint(w, normal, "")
 			if row && !v.apart(i, c) {
-				text = cell(v.answer(i, c), letters, &legend)
+				text = paintCell(w, cell(v.answer(i, c), letters, &legend))
 			}
 			fmt.Fprintf(t, "\t%s", text)
 		}
@@ -171,12 +175,32 @@ func (v *matrixView) table(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
-	for _, line := range append([]string{"", "all  every packet", "-    none"}, legend...) {
+	for _, line := range append([]string{"", paintCell(w, "all") + "  every packet", paintCell(w, "-") + "    none"}, legend...) {
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
 	}
 	return nil
+}
+
+func paintCell(w io.Writer, text string) string {
+	switch text {
+	case "all":
+		return paint(w, green, text)
+	case "-":
+		return paint(w, red, text)
+	}
+	return paint(w, normal, text)
+}
+
+// rowsDone shows how far a matrix is; begin is its option.
+func rowsDone(c *cli.Context) (begin func(rows int) (done func()), end func()) {
+	var w *work
+	begin = func(rows int) func() {
+		w = progress(c, "comparing", rows)
+		return w.step
+	}
+	return begin, func() { w.end() }
 }
 
 // cell is an answer in a few letters.

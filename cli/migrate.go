@@ -106,7 +106,10 @@ func exportObjects(c *cli.Context) error {
 		return errors.New("datastore is not locked, so what is written meanwhile might be lost: run tierctl datastore migrate lock first")
 	}
 	var text bytes.Buffer
+	w := progress(c, "exporting kinds", len(store.Kinds()))
+	defer w.end()
 	for _, kind := range store.Kinds() {
+		w.step()
 		if !moves(s, kind.Kind) {
 			continue
 		}
@@ -178,7 +181,7 @@ func importObjects(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("nothing was imported: %w", err)
 	}
-	if _, err := s.Transact(c.Context, func(tx store.Writer) error { return importAll(tx, s, docs) }); err != nil {
+	if _, err := s.Transact(c.Context, func(tx store.Writer) error { return importAll(c, tx, s, docs) }); err != nil {
 		return nothing("imported", err)
 	}
 	fmt.Fprintf(c.App.Writer, "Successfully imported %d resource(s) into %s\n", len(docs), s)
@@ -253,7 +256,7 @@ func nameNow(o client.Object) (name string, old bool) {
 }
 
 // importAll writes documents where there is nothing yet.
-func importAll(tx store.Writer, s store.Store, docs []store.Document) error {
+func importAll(c *cli.Context, tx store.Writer, s store.Store, docs []store.Document) error {
 	there, err := occupied(tx, s)
 	if err != nil {
 		return err
@@ -261,6 +264,8 @@ func importAll(tx store.Writer, s store.Store, docs []store.Document) error {
 	if len(there) > 0 {
 		return statusError{fmt.Errorf("datastore %s has %s already, and an import would mix with it: tierctl apply -f does that", s, strings.Join(there, ", ")), exitRefused}
 	}
+	w := progress(c, "importing", len(docs)) // a cluster's once to try it, and once to do it
+	defer w.end()
 	for _, kind := range store.Kinds() { // tiers first
 		for _, d := range docs {
 			if d.Kind != kind.Kind {
@@ -269,6 +274,7 @@ func importAll(tx store.Writer, s store.Store, docs []store.Document) error {
 			if err := put(tx, d.Object); err != nil {
 				return fmt.Errorf("%s:%d: %w", d.File, d.Line, err)
 			}
+			w.step()
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -13,11 +14,14 @@ import (
 type printable struct {
 	io.Writer
 	colours bool
-	bar     bool // a bar of progress stands on the last line
+	mu      sync.Mutex // what is said while work is done at once
+	bar     bool       // one of progress stands on the last line
 }
 
 // Write takes whole texts: what the program prints at once.
 func (p *printable) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.wipe()
 	if _, err := p.Writer.Write(shown(text)); err != nil {
 		return 0, err

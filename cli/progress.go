@@ -98,6 +98,8 @@ const barWidth = 30
 // bar draws over the bar before, past printable, which takes it away before anything else is written there.
 func (w *work) bar(end bool) {
 	p := w.errs.(*printable)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.wipe()
 	if end || w.of == 0 {
 		return

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tierwall/tierwall/controllers/store"
 )
 
 // worked is what a command says whose 20 steps take 100 ms each, and which warns in the middle and fails at the end.
@@ -68,5 +70,44 @@ func TestBar(t *testing.T) {
 	left := regexp.MustCompile(`(?m)[^\n]*\r\x1b\[K`).ReplaceAllString(text, "")
 	if left != "warning: half is done\n" {
 		t.Errorf("on the screen is %q", left)
+	}
+}
+
+// Who works long says how far it is, and only on standard error.
+func TestCommandsShowProgress(t *testing.T) {
+	dir := t.TempDir()
+	says := func(in, want string, args ...string) string {
+		t.Helper()
+		var out, errs strings.Builder
+		status := run(t.Context(), append([]string{"--progress", "plain", "--datastore", "bolt:" + dir + "/store.db"}, args...), strings.NewReader(in), &out, &errs)
+		if !strings.Contains(errs.String(), "\n"+want+" in ") || strings.Contains(out.String(), want) {
+			t.Errorf("%v: exit status %d: %q has no %q", args, status, errs.String(), want)
+		}
+		return out.String()
+	}
+	policy := strings.ReplaceAll(gnpNamed, "%", "a")
+	says(policy, "apply: 1 of 1", "apply", "-f", "-")
+	says(policy, "comparing: 4 of 4", "matrix")
+	says(policy, "comparing: 4 of 4", "what-if", "-f", "-")
+	run(t.Context(), []string{"datastore", "migrate", "lock", "--datastore", "bolt:" + dir + "/store.db"}, nil, io.Discard, io.Discard)
+	kinds := len(store.Kinds())
+	all := says("", fmt.Sprintf("exporting kinds: %d of %d", kinds, kinds), "datastore", "migrate", "export")
+	n := strings.Count(all, "---\n")
+	dir = t.TempDir()
+	says(all, fmt.Sprintf("importing: %d of %d", n, n), "datastore", "migrate", "import", "-f", "-")
+}
+
+// On a terminal, of a real command: nothing of it is left when it has ended.
+func TestBarOfACommand(t *testing.T) {
+	var many strings.Builder
+	for i := range 3000 {
+		many.WriteString("---\n" + strings.ReplaceAll(gnpNamed, "%", fmt.Sprintf("a%d", i)))
+	}
+	file, screen := terminal(t)
+	status := run(t.Context(), []string{"apply", "-f", "-", "--datastore", "bolt:" + t.TempDir() + "/store.db"}, strings.NewReader(many.String()), io.Discard, file)
+	text := screen()
+	left := regexp.MustCompile(`(?m)[^\n]*\r\x1b\[K`).ReplaceAllString(text, "")
+	if status != exitOK || !strings.Contains(text, "/3000 ") || strings.Contains(left, "/3000") {
+		t.Errorf("exit status %d: %q; at the end %q", status, text, left)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -226,6 +227,17 @@ func (v *statusView) reported(reports, objs []client.Object) {
 	}
 }
 
+// colour of what a node says of enforcing.
+func (n *nodeStatus) colour() colour {
+	switch {
+	case n.Enforcing == string(metav1.ConditionFalse):
+		return red
+	case n.Wrong != "":
+		return yellow
+	}
+	return normal
+}
+
 // lacking notes a node's fault, unless a weightier one is known.
 func (n *nodeStatus) lacking(format string, args ...any) {
 	if n.Enforcing != string(metav1.ConditionFalse) {
@@ -281,38 +293,39 @@ func (v *statusView) print(c *cli.Context, wide bool) error {
 	if wide {
 		most = 1 << 20
 	}
-	fmt.Fprintln(w, "NODE\tENFORCING\tSINCE\tREPORTED\tENDPOINTS\tPOLICIES\tAGENT")
+	paint := func(k colour, text string) string { return paint(c.App.Writer, k, text) }
+	fmt.Fprintf(w, "NODE\t%s\tSINCE\tREPORTED\tENDPOINTS\tPOLICIES\tAGENT\n", paint(normal, "ENFORCING"))
 	for _, n := range v.Nodes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", n.Node, n.Enforcing, age(n.Since), age(n.Reported), n.Endpoints, n.Policies, cmp.Or(n.Version, "-"))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", n.Node, paint(n.colour(), n.Enforcing), age(n.Since), age(n.Reported), n.Endpoints, n.Policies, cmp.Or(n.Version, "-"))
 	}
 	if len(v.Kinds) > 0 {
-		fmt.Fprintln(w, "\nKIND\tWELL\tOF")
+		fmt.Fprintf(w, "\nKIND\t%s\tOF\n", paint(normal, "WELL"))
 	}
 	for _, k := range v.Kinds {
-		fmt.Fprintf(w, "%s\t%d\t%d\n", k.Kind, k.Well, k.All)
+		fmt.Fprintf(w, "%s\t%s\t%d\n", k.Kind, paint(map[bool]colour{true: normal, false: yellow}[k.Well == k.All], strconv.Itoa(k.Well)), k.All)
 	}
 	if len(v.Components) > 0 {
 		fmt.Fprintln(w)
 	}
 	for _, k := range v.Components {
-		fmt.Fprintf(w, "%s\t%s\n", k.Name, oneLine(k.Says, most))
+		fmt.Fprintf(w, "%s\t%s\n", k.Name, paint(map[bool]colour{true: red}[k.Wrong], oneLine(k.Says, most)))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	var b strings.Builder
-	heading := "\nNot as it should be:\n"
+	heading := "\n" + paint(red, "Not as it should be:") + "\n"
 	for _, text := range v.Wrong {
 		b.WriteString(heading + "  " + oneLine(text, most) + "\n")
 		heading = ""
 	}
-	heading = "\nWarnings:\n"
+	heading = "\n" + paint(yellow, "Warnings:") + "\n"
 	for _, o := range v.Warnings {
 		b.WriteString(heading + "  " + oneLine(o.Object+": "+o.Message, most) + "\n")
 		heading = ""
 	}
 	if v.Well {
-		b.WriteString("\nAll is as it should be.\n")
+		b.WriteString("\n" + paint(green, "All is as it should be.") + "\n")
 	}
 	_, err := fmt.Fprint(c.App.Writer, b.String())
 	return err

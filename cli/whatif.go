@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -116,7 +117,9 @@ func effect(c *cli.Context, before, after []client.Object) ([]reach.Change, erro
 	if err != nil {
 		return nil, err
 	}
-	return reach.Diff(was.Plan(), is.Plan(), reach.Options{Staged: c.Bool("staged")}), nil
+	rows, end := rowsDone(c)
+	defer end()
+	return reach.Diff(was.Plan(), is.Plan(), reach.Options{Staged: c.Bool("staged"), Rows: rows}), nil
 }
 
 func effectFlag() cli.Flag {
@@ -164,7 +167,7 @@ func printEffect(c *cli.Context, changes []reach.Change) error {
 		b.WriteString("every packet fares as before\n")
 	}
 	for i := range changes {
-		changeText(&b, &changes[i])
+		changeText(c.App.Writer, &b, &changes[i])
 	}
 	_, err := fmt.Fprint(c.App.Writer, b.String())
 	return err
@@ -180,12 +183,12 @@ func changeViewOf(ch *reach.Change) changeView {
 	return v
 }
 
-func changeText(b *strings.Builder, ch *reach.Change) {
+func changeText(w io.Writer, b *strings.Builder, ch *reach.Change) {
 	if ch.Only != "" {
 		fmt.Fprintf(b, "%s: only %s\n", ch.From.About, ch.Only)
 		return
 	}
-	fmt.Fprintf(b, "%s > %s: %s: %s, was %s\n", ch.From.About, ch.To.About, ch.Conns, ch.After, ch.Before)
+	fmt.Fprintf(b, "%s > %s: %s: %s, was %s\n", ch.From.About, ch.To.About, ch.Conns, paintVerdict(w, ch.After.String()), paintVerdict(w, ch.Before.String()))
 	for _, side := range []struct {
 		label string
 		why   []string

@@ -27,11 +27,13 @@ func Diff(before, after *policy.Plan, o Options) []Change {
 	s := newSpace(o, before, after)
 	c := comparing{telling: newTelling(s, o), ends: s.ends(), known: map[string]int{"": 0}, changes: [][]Change{nil}}
 	cells := make([][]int, len(c.ends))
+	done := o.rows(len(c.ends))
 	for i := range c.ends {
 		cells[i] = make([]int, len(c.ends))
 		for k := range c.ends {
 			cells[i][k] = c.cell(&c.ends[i], &c.ends[k])
 		}
+		done()
 	}
 	var m Matrix
 	m.fold(s, c.ends, cells)

@@ -22,6 +22,7 @@ func Of(p *policy.Plan, o Options) *Matrix {
 	t := newTelling(s, o)
 	cells := make([][]int, len(ends))
 	seen, told := map[string]int{}, map[string]int{"none\n": 0}
+	done := o.rows(len(ends))
 	for i := range ends {
 		cells[i] = make([]int, len(ends))
 		for k := range ends {
@@ -40,6 +41,7 @@ func Of(p *policy.Plan, o Options) *Matrix {
 			}
 			cells[i][k] = at
 		}
+		done()
 	}
 	m.fold(s, ends, cells)
 	return m

@@ -56,4 +56,13 @@ type Options struct {
 	Staged bool   // as if the staged policies were in force
 	Proto  uint8  // only packets of this protocol; 0 for all
 	Port   uint16 // only those to this port; 0 for all
+
+	Rows func(rows int) (done func()) // is told how many rows there are to compute, and each that is done; or nil
+}
+
+func (o *Options) rows(n int) (done func()) {
+	if o.Rows == nil {
+		return func() {}
+	}
+	return o.Rows(n)
 }
