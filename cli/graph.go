@@ -22,7 +22,7 @@ func graphCommand() *cli.Command {
 			"same for many is said once. Answers from the objects alone, of -f or else of the datastore.",
 		Flags: slices.Concat(fileFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "staged", Usage: "as if the staged policies were in force"},
-			endpointToHostFlag(), outputFlag("svg (the default), dot, as Graphviz reads it, or mermaid"), datastoreFlag(),
+			endpointToHostFlag(), outputFlag("svg (the default), dot (as Graphviz reads it), mermaid"), datastoreFlag(),
 		}),
 		Action: drawGraph,
 	}

@@ -31,7 +31,7 @@ func matrixCommand() *cli.Command {
 			&cli.StringFlag{Name: "protocol", Usage: "only packets of `PROTOCOL`, by name or number (default: all)"},
 			&cli.UintFlag{Name: "port", Usage: "only packets to this `PORT`"},
 			&cli.BoolFlag{Name: "staged", Usage: "as if the staged policies were in force"},
-			endpointToHostFlag(), outputFlag("csv, json, html or svg"), datastoreFlag(),
+			endpointToHostFlag(), outputFlag("csv, json, html, svg (default: a table)"), datastoreFlag(),
 		}),
 		Action: matrix,
 	}
