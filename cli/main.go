@@ -98,14 +98,27 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 		Before:         logClient,
 		Metadata:       map[string]any{},
 	}
+	var objects []*cli.Command
 	for _, v := range writeVerbs {
-		app.Commands = append(app.Commands, v.command())
+		objects = append(objects, v.command())
 	}
-	app.Commands = append(app.Commands, deleteCommand(), patchCommand(), labelCommand(), confirmCommand(), getCommand(),
-		diffCommand(), waitCommand(), validateCommand(), convertCommand(), statusCommand(), traceCommand(), explainCommand(),
-		planCommand(), matrixCommand(), whatIfCommand(), graphCommand(), agentCommand(), bootCommand(), controllerCommand(),
-		crdsCommand(), nodeCommand(), clusterCommand(), datastoreCommand(), configCommand(), completionCommand(), lintCommand(),
-		versionCommand())
+	objects = append(objects, deleteCommand(), patchCommand(), labelCommand(), confirmCommand(), getCommand(), diffCommand(), waitCommand(), validateCommand(),
+		convertCommand(), datastoreCommand())
+	for _, group := range []struct {
+		name     string
+		commands []*cli.Command
+	}{
+		{"Objects", objects},
+		{"Why", []*cli.Command{traceCommand(), explainCommand(), lintCommand(), planCommand(), matrixCommand(), whatIfCommand(), graphCommand()}},
+		{"Nodes and cluster", []*cli.Command{statusCommand(), nodeCommand(), clusterCommand(), crdsCommand()}},
+		{"Running", []*cli.Command{agentCommand(), bootCommand(), controllerCommand()}},
+		{"This program", []*cli.Command{configCommand(), completionCommand(), versionCommand()}},
+	} {
+		for _, c := range group.commands {
+			c.Category = group.name
+			app.Commands = append(app.Commands, c)
+		}
+	}
 	each(app.Commands, func(c *cli.Command) {
 		c.HideHelpCommand = true
 		c.OnUsageError = app.OnUsageError
