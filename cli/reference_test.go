@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,6 +31,11 @@ func TestReferenceIsWhole(t *testing.T) {
 			if name := "--" + f.Names()[0]; !strings.Contains(md, name) || !strings.Contains(man, roff(name)) {
 				t.Errorf("%s: %s is missing", c.path, name)
 			}
+		}
+	}
+	for _, name := range []string{"TIERWALL_DATASTORE", "KUBECONFIG", "K8S_API_TOKEN", "NODE_NAME", "NO_COLOR"} {
+		if !strings.Contains(md, "| `"+name) || !strings.Contains(man, ".B "+name) {
+			t.Errorf("%s is missing", name)
 		}
 	}
 	if strings.Contains(md, "`tierctl __complete`") {
@@ -109,8 +115,12 @@ func reference(app *cli.App) string {
 	for _, c := range all {
 		fmt.Fprintf(&b, "- [`tierctl %s`](#tierctl-%s): %s\n", c.path, strings.ReplaceAll(c.path, " ", "-"), c.Usage)
 	}
-	b.WriteString("\n## Flags of every command\n\n")
+	b.WriteString("- [the environment](#environment)\n\n## Flags of every command\n\n")
 	flagRows(&b, app.Flags)
+	b.WriteString("\n## Environment\n\n| variable | |\n|---|---|\n")
+	for _, v := range variables(app) {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", v.names, v.about)
+	}
 	for _, c := range all {
 		fmt.Fprintf(&b, "\n## tierctl %s\n\n%s.\n\n```\n%s\n```\n\n", c.path, sentence(c.Usage), strings.TrimSpace(c.UsageText))
 		if c.Description != "" {
@@ -132,6 +142,44 @@ func flagRows(b *strings.Builder, flags []cli.Flag) {
 	}
 }
 
+// envVariable is one of the environment, with its other names, and what it does.
+type envVariable struct{ names, about string }
+
+// variables are those of settings, of flags, and of the terminal.
+func variables(app *cli.App) (out []envVariable) {
+	for _, k := range knobs {
+		about := k.name + " of the configuration file"
+		switch {
+		case k.flag != "":
+			about = "as " + dashed(k.flag) + ", or " + about
+		case strings.HasPrefix(k.name, "etcd"):
+			about = "of etcd, which is no datastore of Tierwall's"
+		case slices.Contains([]string{"k8sDisableNodePoll", "usePodCIDR", "calicoAPIGroup"}, k.name):
+			about = "read, as calicoctl does, and changes nothing"
+		}
+		if k.env != "" {
+			out = append(out, envVariable{k.env + ", CALICO_" + k.env, about})
+		}
+	}
+	known := map[string]bool{}
+	for _, c := range leaves(app) {
+		for _, f := range c.Flags {
+			d, ok := f.(cli.DocGenerationFlag)
+			if !ok {
+				continue
+			}
+			for _, name := range d.GetEnvVars() {
+				if !known[name] {
+					out = append(out, envVariable{name, "as " + dashed(f.Names()[0]) + ", where the flag names it: tierctl " + c.path})
+				}
+				known[name] = true
+			}
+		}
+	}
+	return append(out, envVariable{"FELIX_…", "a field of FelixConfiguration, before what objects say"},
+		envVariable{"NO_COLOR, CLICOLOR_FORCE, TERM", "whether words are coloured: see --color"})
+}
+
 func sentence(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
 // manual is the same as a page for man.
@@ -149,6 +197,10 @@ func manual(app *cli.App) string {
 		manFlags(&b, c.Flags)
 	}
 	fmt.Fprintf(&b, ".SH EXIT STATUS\n%s\n", roff(app.Description))
+	b.WriteString(".SH ENVIRONMENT\n")
+	for _, v := range variables(app) {
+		fmt.Fprintf(&b, ".TP\n.B %s\n%s\n", roff(v.names), roff(v.about))
+	}
 	fmt.Fprintf(&b, ".SH FILES\n.TP\n%s\nthe datastore of a host without a cluster\n.TP\n%s\nconfiguration files; the first that is there is read\n", roff(boltDefault),
 		roff(strings.Join(configFiles, ", ")))
 	b.WriteString(".SH SEE ALSO\n.BR kubectl (1),\n.BR nft (8)\n")
