@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 
@@ -265,6 +266,8 @@ func printSettings(c *cli.Context, format string, s settings) error {
 		}
 		if k.secret {
 			v.value = "(hidden)"
+		} else if u, err := url.Parse(v.value); err == nil && u.User != nil {
+			v.value = u.Redacted()
 		}
 		value := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v.value}
 		origins[k.name] = v.value

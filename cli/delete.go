@@ -63,8 +63,14 @@ func deleteObjects(c *cli.Context) error {
 	for i, ref := range refs {
 		printResult(c, format, ref, results[i])
 	}
-	if format == "" && dryRunOf(c) == "" {
-		fmt.Fprintf(c.App.Writer, "Successfully deleted %d '%s' resource(s)\n", len(refs), refs[0].Kind)
+	deleted := 0
+	for _, r := range results {
+		if r == "deleted" {
+			deleted++
+		}
+	}
+	if format == "" && dryRunOf(c) == "" && deleted > 0 {
+		fmt.Fprintf(c.App.Writer, "Successfully deleted %d '%s' resource(s)\n", deleted, refs[0].Kind)
 	}
 	return done.end(c, format)
 }

@@ -671,6 +671,11 @@ func (x *explaining) policy(ref v3.Ref, o client.Object) policyWhole {
 	if err := policy.NewIndex("", policy.Options{}).Set(o); err != nil {
 		out.Notes = strings.Split(strings.TrimPrefix(err.Error(), ref.String()+": "), "\n")
 	}
+	for _, n := range x.plan.Notes {
+		if n.About == ref {
+			out.Notes = append(out.Notes, n.Text)
+		}
+	}
 	for _, r := range x.ranks {
 		for i := range r.Policies {
 			s := &r.Policies[i]

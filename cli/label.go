@@ -94,6 +94,10 @@ func labellings(c *cli.Context) (out []labelling, err error) {
 		default:
 			return nil, usagef("invalid label %s: expected KEY=VALUE, KEY-, or KEY with --remove", text)
 		}
+		last := out[len(out)-1]
+		if slices.ContainsFunc(out[:len(out)-1], func(l labelling) bool { return l.key == last.key }) {
+			return nil, usagef("label %s is named twice", last.key)
+		}
 	}
 	return out, nil
 }

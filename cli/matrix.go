@@ -86,6 +86,9 @@ func reachOptions(c *cli.Context) (o reach.Options, err error) {
 	if c.Uint("port") > 65535 {
 		return o, usagef("--port %d is more than 65535", c.Uint("port"))
 	}
+	if c.IsSet("port") && c.Uint("port") == 0 {
+		return o, usagef("--port 0: leave it out for all ports")
+	}
 	o.Port = uint16(c.Uint("port"))
 	if text := c.String("protocol"); text != "" {
 		if o.Proto, err = policy.ProtocolNumber(text); err != nil {

@@ -38,7 +38,7 @@ func TestGeneratedOutputs(t *testing.T) {
 			fmt.Fprintf(&b, "  %s\n", p)
 		}
 	}
-	generated(t, "testdata/outputs.txt", b.String())
+	generated(t, "testdata/outputs.golden", b.String())
 }
 
 // commandOf the words is the one that they call.

@@ -69,10 +69,16 @@ func whatIf(c *cli.Context) ([]reach.Change, error) {
 	}
 	after := laidOver(base, news)
 	for _, text := range c.StringSlice("delete") {
+		name, _, _ := strings.Cut(text, "/")
+		kind, err := store.Lookup(name)
+		if err != nil {
+			return nil, usagef("--delete %s: %v", text, err)
+		}
+		ref := kind.Kind + strings.TrimPrefix(text, name)
 		n := len(after)
-		after = slices.DeleteFunc(after, func(o client.Object) bool { return strings.EqualFold(v3.RefOf(o.(v3.Object)).String(), text) })
+		after = slices.DeleteFunc(after, func(o client.Object) bool { return strings.EqualFold(v3.RefOf(o.(v3.Object)).String(), ref) })
 		if len(after) == n {
-			return nil, fmt.Errorf("--delete %s: there is no such object; it is Kind/name or Kind/namespace/name", text)
+			return nil, fmt.Errorf("--delete %s: there is no %s; it is KIND/NAME or KIND/NAMESPACE/NAME", text, ref)
 		}
 	}
 	return effect(c, base, after)

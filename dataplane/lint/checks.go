@@ -34,7 +34,7 @@ var checks = []Check{
 	{"TW007", Warning, "node ports lead past a host endpoint", "What comes to a node port is forwarded: normal policy of the host endpoint does not see it, only preDNAT and applyOnForward policy do.",
 		"Guard node ports by a policy with preDNAT and applyOnForward.", nodePorts},
 	{"TW008", Warning, "something is not enforced as it reads", "It is accepted, and what is in force differs from what its text may suggest: a rule of notNets of one family does not exist for the other; HTTP is not looked at.",
-		"See the message.", noticed},
+		"Write what is meant in a way that is in force, or take it out.", noticed},
 	{"TW009", Error, "not understood", "What is not understood fails closed: an Allow matches nothing, a Deny denies everything at its place, a policy selects nobody.", "Correct the field.", notUnderstood},
 	{"TW010", Warning, "egress is closed to DNS", "The endpoints may reach some peers and no port 53: names will not resolve.", "Allow UDP and TCP port 53 to the cluster's DNS.", withoutDNS},
 	{"TW011", Warning, "rule of a host is for what it forwards", "A host's own packets never have this other end; the rule could match forwarded packets only, which a policy without applyOnForward does not see.",
@@ -118,8 +118,12 @@ func selectsNobody(w *world, add report) {
 		return // nobody is there at all
 	}
 	selected := w.selected()
+	noted := map[v3.Ref]bool{} // that one selects whom it has no effect on is said by another check
+	for _, n := range w.plan.Notes {
+		noted[n.About] = true
+	}
 	w.standings(func(_ *policy.Rank, s *policy.Standing) {
-		if s.Subject != nil && len(selected[s.Policy.Ref]) == 0 {
+		if s.Subject != nil && len(selected[s.Policy.Ref]) == 0 && !noted[s.Policy.Ref] {
 			add(s.Policy.Ref, "spec.selector", "selects none of %d endpoints: %s", len(w.plan.Endpoints), s.Subject)
 		}
 	})
@@ -183,6 +187,11 @@ func noticed(w *world, add report) {
 		for _, n := range policy.Notices(w.errs[ref]) {
 			at, text := fieldOf(n.Error())
 			add(ref, at, "%s", text)
+		}
+	}
+	for _, n := range w.plan.Notes {
+		if strings.HasSuffix(n.About.Kind, "NetworkPolicy") {
+			add(n.About, "spec", "%s", n.Text)
 		}
 	}
 }
