@@ -347,6 +347,7 @@ type told struct {
 	t       testing.TB
 	next    func() (Event, error, bool)
 	end     func()
+	late    *time.Timer
 	objects map[v3.Ref]client.Object
 	corrupt map[v3.Ref]error
 	puts    int
@@ -355,15 +356,17 @@ type told struct {
 }
 
 func telling(t testing.TB, s Store) *told {
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithCancel(t.Context())
 	next, end := iter.Pull2(s.Watch(ctx))
 	t.Cleanup(func() { stop(); end() })
-	return &told{t: t, next: next, end: func() { stop(); end() }, objects: map[v3.Ref]client.Object{}, corrupt: map[v3.Ref]error{}}
+	return &told{t: t, next: next, end: func() { stop(); end() }, late: time.AfterFunc(time.Minute, stop),
+		objects: map[v3.Ref]client.Object{}, corrupt: map[v3.Ref]error{}}
 }
 
-// until reads on until what was told is as it should be.
+// until reads on until what was told is as it should be, for a minute at most.
 func (w *told) until(what string, ok func() bool) {
 	w.t.Helper()
+	w.late.Reset(time.Minute)
 	for !ok() {
 		for w.step(what).Type != Synced {
 		}
@@ -390,9 +393,10 @@ func (w *told) step(what string) Event {
 	return e
 }
 
-// error reads on until there is one.
+// error reads on until there is one, for a minute at most.
 func (w *told) error() error {
 	w.t.Helper()
+	w.late.Reset(time.Minute)
 	for n := len(w.errs); len(w.errs) == n; {
 		w.step("an error")
 	}
