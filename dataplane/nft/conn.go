@@ -277,11 +277,11 @@ func (c *Conn) transact(s state, changes []ruleset.Change, flags nftables.TableF
 }
 
 // clash tells whether something in the kernel has the name, and is not the kind, of something wanted. The kernel cannot
-// change what an object is: the table is made anew.
+// change what an object is: the table is made anew. Only a base chain can go and come again in one transaction.
 func clash(have, want *ruleset.Table) bool {
 	is := kinds(have)
 	for r, kind := range kinds(want) {
-		if k, ok := is[r]; ok && k != kind {
+		if k, ok := is[r]; ok && k != kind && (k.hook == "" || kind.hook == "") {
 			return true
 		}
 	}

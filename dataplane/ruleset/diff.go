@@ -55,7 +55,7 @@ func (c Change) String() string {
 // Diff gives the changes that make want of have, in an order in which one transaction can make them: what is named exists
 // before it is named, and what is deleted is named no more. have may be nil. What the tables share costs next to nothing.
 //
-//	new chains without rules · new sets · new maps · members to delete · members to add · rules ·
+//	base chains that will stand elsewhere · new chains without rules · new sets · new maps · members to delete · members to add · rules ·
 //	old maps · old chains · old sets
 func Diff(have, want *Table) []Change {
 	if have == nil {
@@ -65,12 +65,30 @@ func Diff(have, want *Table) []Change {
 	pairs(have.Chains, want.Chains, chainOrder, d.chain)
 	pairs(have.Sets, want.Sets, setOrder, d.set)
 	pairs(have.Maps, want.Maps, mapOrder, d.vmap)
-	return slices.Concat(d.newChains, d.newSets, d.newMaps, d.gone, d.come, d.rules, d.oldMaps, d.oldChains, d.oldSets)
+	return slices.Concat(d.moved(), d.newChains, d.newSets, d.newMaps, d.gone, d.come, d.rules, d.oldMaps, d.oldChains, d.oldSets)
 }
 
 // differ gathers changes by the place at which they are made.
 type differ struct {
 	newChains, newSets, newMaps, gone, come, rules, oldMaps, oldChains, oldSets []Change
+}
+
+// moved takes the old base chains out whose names new ones have: those can be made when the old ones are gone.
+func (d *differ) moved() (out []Change) {
+	names := map[string]bool{}
+	for _, ch := range d.newChains {
+		if ch.Chain.Hook != "" {
+			names[ch.Chain.Name] = true
+		}
+	}
+	d.oldChains = slices.DeleteFunc(d.oldChains, func(ch Change) bool {
+		moves := ch.Chain.Hook != "" && names[ch.Chain.Name]
+		if moves {
+			out = append(out, ch)
+		}
+		return moves
+	})
+	return out
 }
 
 // pairs walks two lists that are in order, and shows what of one is in the other: both, or one and nil.
@@ -100,7 +118,8 @@ func pairs[T any](have, want []*T, order func(a, b *T) int, show func(have, want
 }
 
 // The kernel cannot change what an object is, so what it is belongs to its place in the order: a set of another type, or a base chain
-// at another place, is another object. It must have another name too, or the old one could not be there while it is made.
+// at another place, is another object. Sets and maps must have another name too, or the old one could not be there while the new one is
+// made; to a base chain nothing leads, so that it can go before.
 func setOrder(a, b *Set) int {
 	if c := strings.Compare(a.Name, b.Name); c != 0 || a.Type == b.Type && a.Interval == b.Interval {
 		return c
