@@ -147,13 +147,19 @@ func update(tx store.Writer, obj client.Object, result string) (string, error) {
 	return changed(old, now, result), err
 }
 
-// changed says what became of an object: created, result, or unchanged when what users write of it is as it was.
+// changed says what became of an object: created, result, or unchanged when what users write of it is as it was; and that a policy moves to
+// another tier, which who takes its spec away may not have meant.
 func changed(old, now client.Object, result string) string {
 	switch {
 	case old == nil:
 		return "created"
-	case now != nil && sameContent(old, now):
+	case now == nil:
+		return result
+	case sameContent(old, now):
 		return "unchanged"
+	}
+	if from, to := store.TierOf(old), store.TierOf(now); from != to {
+		return fmt.Sprintf("%s (moved from tier %s to tier %s)", result, from, to)
 	}
 	return result
 }
