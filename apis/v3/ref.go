@@ -46,10 +46,13 @@ func RefOf(obj Object) Ref {
 
 // String is Kind/namespace/name, or Kind/name for a cluster-scoped object.
 func (r Ref) String() string {
-	if r.Namespace == "" {
+	switch {
+	case r.Namespace != "":
+		return r.Kind + "/" + r.Namespace + "/" + r.Name
+	case r.Name != "":
 		return r.Kind + "/" + r.Name
 	}
-	return r.Kind + "/" + r.Namespace + "/" + r.Name
+	return r.Kind // all of it
 }
 
 // Compare orders references by kind, namespace and name.
