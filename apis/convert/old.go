@@ -39,6 +39,14 @@ func FromOld(o map[string]any) []Loss {
 			delete(m, "node")
 			m["name"] = node + "-" + name // names were each node's own
 		}
+		ports, _ := spec["ports"].([]any)
+		for _, port := range ports {
+			if p, ok := port.(map[string]any); ok {
+				protocolToday(p, "protocol")
+			}
+		}
+	} else {
+		oldPolicy(spec)
 	}
 	if dns := strings.ToLower(strings.NewReplacer("_", "-", "/", "-").Replace(fmt.Sprint(m["name"]))); dns != m["name"] {
 		m["name"] = dns
@@ -53,6 +61,38 @@ func FromOld(o map[string]any) []Loss {
 	}
 	return lost
 }
+
+// oldPolicy says what v1 left unsaid: that a policy before the connection is known is for what is forwarded too, and that one without types is
+// for the directions of its rules, which to Calico's v3 would be for both.
+func oldPolicy(spec map[string]any) {
+	untracked, _ := spec["doNotTrack"].(bool)
+	preDNAT, _ := spec["preDNAT"].(bool)
+	if untracked || preDNAT {
+		spec["applyOnForward"] = true
+	}
+	types, _ := spec["types"].([]any)
+	for i, t := range types {
+		if today, ok := oldTypes[t]; ok {
+			types[i] = today
+		}
+	}
+	if len(types) > 0 {
+		return
+	}
+	ingress, _ := spec["ingress"].([]any)
+	egress, _ := spec["egress"].([]any)
+	switch {
+	case len(egress) == 0:
+		types = []any{"Ingress"}
+	case len(ingress) == 0:
+		types = []any{"Egress"}
+	default:
+		types = []any{"Ingress", "Egress"}
+	}
+	spec["types"] = types
+}
+
+var oldTypes = map[any]string{"ingress": "Ingress", "egress": "Egress"}
 
 func fields(o map[string]any, name string) map[string]any {
 	m, ok := o[name].(map[string]any)
@@ -75,11 +115,7 @@ func (l *losses) oldRule(at string, r map[string]any) {
 	rename(r, "!protocol", "notProtocol")
 	rename(r, "!icmp", "notICMP")
 	for _, field := range []string{"protocol", "notProtocol"} {
-		if name, ok := r[field].(string); ok {
-			if p, ok := oldProtocols[strings.ToLower(name)]; ok {
-				r[field] = p
-			}
-		}
+		protocolToday(r, field)
 	}
 	for _, end := range []string{"source", "destination"} {
 		e, ok := r[end].(map[string]any)
@@ -109,6 +145,14 @@ func (l *losses) oldRule(at string, r map[string]any) {
 				e[many] = append(have, v)
 				delete(e, one)
 			}
+		}
+	}
+}
+
+func protocolToday(m map[string]any, field string) {
+	if name, ok := m[field].(string); ok {
+		if p, ok := oldProtocols[strings.ToLower(name)]; ok {
+			m[field] = p
 		}
 	}
 }
