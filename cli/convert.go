@@ -9,7 +9,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	oldapi "sigs.k8s.io/network-policy-api/apis/v1alpha1"
 	"sigs.k8s.io/yaml"
 
@@ -53,29 +52,39 @@ func convertFiles(c *cli.Context) error {
 	if len(c.StringSlice("filename")) == 0 {
 		return usagef("convert needs -f FILE")
 	}
-	docs := store.Read(c.StringSlice("filename"), store.ReadOptions{Recursive: c.Bool("recursive"), Namespace: c.String("namespace"), Stdin: c.App.Reader, Raw: older})
+	docs := store.Read(c.StringSlice("filename"), store.ReadOptions{Recursive: c.Bool("recursive"), Namespace: c.String("namespace"), Stdin: c.App.Reader, Raw: older, Written: true})
 	if len(docs) == 0 {
 		return fmt.Errorf("no objects in %v", c.StringSlice("filename"))
 	}
-	var out []any
+	out := []any{}
 	bad := 0
 	for _, d := range docs {
 		object := converted(&d, to, c.Bool("lossy"))
 		if len(d.Errors) > 0 {
 			bad++
 		}
-		out = append(out, object)
+		if object != nil {
+			out = append(out, object)
+		}
 		printErrors(c, d)
 	}
 	if bad > 0 {
-		return fmt.Errorf("%d of %d objects cannot be converted: --lossy leaves out what the target cannot say", bad, len(docs))
+		mend := ": --lossy leaves out what the target cannot say"
+		if c.Bool("lossy") {
+			mend = ""
+		}
+		return fmt.Errorf("%d of %d objects cannot be converted%s", bad, len(docs), mend)
 	}
 	return printConverted(c, format, out)
 }
 
-// converted is what a document says, in today's words or the target's. What is lost is an error of the document's, or a warning; that the
-// result is none that admission would accept is an error always.
+// converted is what a document says, in today's words or the target's, or nil for nothing. What is lost is an error of the document's, or a
+// warning; that the result is none that admission would accept is an error always.
 func converted(d *store.Document, to string, lossy bool) any {
+	if lossy && d.Foreign {
+		d.Warnings, d.Errors = append(d.Warnings, d.Errors...), nil
+		return nil
+	}
 	if len(d.Errors) > 0 {
 		return nil
 	}
@@ -101,14 +110,16 @@ func converted(d *store.Document, to string, lossy bool) any {
 	}
 	d.Kind, d.Namespace, d.Name = u.GetKind(), u.GetNamespace(), u.GetName()
 	if len(d.Errors) > 0 || older(u.GetAPIVersion(), u.GetKind()) {
-		return u.Object
+		return nil
 	}
-	var errs field.ErrorList
-	if _, errs = store.Admit(u.DeepCopy(), nil); len(errs) > 0 {
-		for _, e := range errs {
-			line, column := d.Place(e.Field)
-			d.Errors = append(d.Errors, store.DocError{Field: e.Field, Message: "would be refused: " + e.ErrorBody(), Line: line, Column: column})
+	_, errs := store.Admit(u.DeepCopy(), nil)
+	for _, e := range errs {
+		line, column := d.Place(e.Field)
+		if lossy && e.Field == "kind" { // there is none here
+			d.Warnings = append(d.Warnings, store.DocError{Field: e.Field, Message: e.Detail, Line: line, Column: column})
+			return nil
 		}
+		d.Errors = append(d.Errors, store.DocError{Field: e.Field, Message: "would be refused: " + store.ErrorText(d.Kind, e), Line: line, Column: column})
 	}
 	return u.Object
 }
@@ -128,7 +139,16 @@ func convertObject(d *store.Document, to string) (any, []convert.Loss, error) {
 	case *unstructured.Unstructured:
 		return convertForeign(o)
 	}
+	if d.Written != nil && !judged(d.Written) { // of whose fields we know some
+		return d.Written, nil, nil
+	}
 	return d.Object, nil, nil
+}
+
+// judged tells whether an object's status is what we say of it; that of a Pod is what it says of itself.
+func judged(u *unstructured.Unstructured) bool {
+	group := u.GroupVersionKind().Group
+	return group == v3.GroupVersion.Group || group == oldapi.GroupVersion.Group
 }
 
 func convertForeign(u *unstructured.Unstructured) (any, []convert.Loss, error) {
@@ -165,7 +185,9 @@ func plainObject(object any) (*unstructured.Unstructured, error) {
 	if err := u.UnmarshalJSON(text); err != nil {
 		return nil, err
 	}
-	delete(u.Object, "status")
+	if judged(u) {
+		delete(u.Object, "status")
+	}
 	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
 	unstructured.RemoveNestedField(u.Object, "metadata", "labels", v3.LabelTier) // which every store gives it anew
 	if len(u.GetLabels()) == 0 {
