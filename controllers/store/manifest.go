@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +54,11 @@ func Places(text []byte) func(field string) (line, column int) {
 type DocError struct {
 	Field, Message string
 	Line, Column   int
+}
+
+// compare puts errors in the order in which they stand in their file.
+func (e DocError) compare(o DocError) int {
+	return cmp.Or(cmp.Compare(e.Line, o.Line), cmp.Compare(e.Column, o.Column), cmp.Compare(e.Field, o.Field))
 }
 
 // ReadOptions of Read.
@@ -364,6 +370,7 @@ func (d *Document) admit(value any, at *places, o ReadOptions) {
 		line, column := at.field(e.Field, e.Detail == unknownField)
 		d.Errors = append(d.Errors, DocError{e.Field, errorText(e) + kind.meant(e), line, column})
 	}
+	slices.SortStableFunc(d.Errors, DocError.compare) // the schema's come in no order
 	if len(d.Errors) == 0 {
 		d.Object = obj
 	}

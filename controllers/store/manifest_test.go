@@ -78,6 +78,18 @@ func TestNoDocumentIsLost(t *testing.T) {
 	}
 }
 
+// What is wrong with an object is said in the order in which it stands in the file, whatever a schema is checked in.
+func TestErrorsAreInTheirOrder(t *testing.T) {
+	text := "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: a}\nspec:\n" +
+		"  selector: true\n  order: \"10\"\n  types: Ingress\n  applyOnForward: 1\n  ingress: [{action: Allow, odd: 1}]\n"
+	want := []string{"5:13 spec.selector!", "6:10 spec.order!", "7:10 spec.types!", "8:19 spec.applyOnForward!", "9:29 spec.ingress[0].odd!"}
+	for range 20 {
+		if diff := cmp.Diff(want, summary(readText(text))); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
+
 func indent(text string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ") + "\n"
 }
