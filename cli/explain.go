@@ -666,7 +666,8 @@ func policyArgument(c *cli.Context) (ref v3.Ref, err error) {
 }
 
 func (x *explaining) policy(ref v3.Ref, o client.Object) policyWhole {
-	out := policyWhole{Policy: ref.String(), Selector: "nobody: a deletion that is staged", Endpoints: peers{Members: []string{}}, Before: []string{}, After: []string{},
+	action := stagedAction(o)
+	out := policyWhole{Policy: ref.String(), Selector: nobody(action), Staged: action != "", Endpoints: peers{Members: []string{}}, Before: []string{}, After: []string{},
 		Directions: []string{}, Conditions: conditionsOf(o)}
 	if err := policy.NewIndex("", policy.Options{}).Set(o); err != nil {
 		out.Notes = strings.Split(strings.TrimPrefix(err.Error(), ref.String()+": "), "\n")
@@ -755,6 +756,30 @@ func (x *explaining) among(ref v3.Ref, out *policyWhole) {
 	}
 }
 
+// nobody is whom a policy is for that stands nowhere.
+func nobody(action v3.StagedAction) string {
+	switch action {
+	case "", v3.StagedActionSet:
+		return "nobody: it is not understood"
+	case v3.StagedActionDelete:
+		return "nobody: a deletion that is staged"
+	}
+	return "nobody: its stagedAction is " + string(action)
+}
+
+// stagedAction of a policy that is staged; "" of another.
+func stagedAction(o client.Object) v3.StagedAction {
+	switch o := o.(type) {
+	case *v3.StagedNetworkPolicy:
+		return o.Spec.StagedAction
+	case *v3.StagedGlobalNetworkPolicy:
+		return o.Spec.StagedAction
+	case *v3.StagedKubernetesNetworkPolicy:
+		return o.Spec.StagedAction
+	}
+	return ""
+}
+
 func conditionsOf(o client.Object) []metav1.Condition {
 	switch o := o.(type) {
 	case *v3.NetworkPolicy:
@@ -785,7 +810,11 @@ func (k policyWhole) text() string {
 	case k.Forward:
 		p.line(2, "also for what hosts forward (applyOnForward)")
 	}
-	p.line(2, "for %s of %s", strings.Join(k.Directions, " and "), k.Selector)
+	of := ""
+	if len(k.Directions) > 0 {
+		of = strings.Join(k.Directions, " and ") + " of "
+	}
+	p.line(2, "for %s%s", of, k.Selector)
 	p.line(2, "selects %s", few(k.Endpoints.Count, k.Endpoints.Members))
 	if len(k.Before) > 0 {
 		p.line(2, "asked before it: %s", strings.Join(k.Before, ", "))
