@@ -191,7 +191,7 @@ func clusterOf(c *cli.Context) (*rest.Config, error) {
 		return nil, err
 	}
 	if at.kind != kubeDatastore {
-		return nil, usagef("%s needs a cluster, and the datastore is %s (%s): --datastore kubernetes[:KUBECONFIG]", c.Command.Name, at, at.because)
+		return nil, usagef("%s needs a cluster, and the datastore is %s (%s): --datastore kubernetes[:KUBECONFIG]", called(c), at, at.because)
 	}
 	at.tell(c)
 	return at.cluster()

@@ -46,12 +46,15 @@ func output(c *cli.Context, formats ...string) (string, error) {
 			return o, nil
 		}
 	}
-	return "", usagef("%s has no output format %q: it has %s", c.Command.Name, o, strings.Join(formats, ", "))
+	return "", usagef("%s has no output format %q: it has %s", called(c), o, strings.Join(formats, ", "))
 }
+
+// called is a command as it is called, below those that it stands below.
+func called(c *cli.Context) string { return strings.TrimPrefix(c.Command.HelpName, c.App.HelpName+" ") }
 
 func noArguments(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usagef("%s takes no argument, but %q was given", c.Command.Name, c.Args().First())
+		return usagef("%s takes no argument, but %q was given", called(c), c.Args().First())
 	}
 	return nil
 }
