@@ -216,7 +216,7 @@ func (b *Bolt) open(readOnly bool, f func(*bbolt.DB, *os.File) error) (err error
 			err = fmt.Errorf("datastore %s: %w (%v)", b.path, ErrCorrupt, p)
 		}
 	}(debug.SetPanicOnFault(true))
-	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly, NoFreelistSync: true,
+	db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: b.wait, ReadOnly: readOnly, NoFreelistSync: true, MmapFlags: atOnce(readOnly),
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			if b.existing {
 				flag &^= os.O_CREATE
@@ -231,6 +231,14 @@ func (b *Bolt) open(readOnly bool, f func(*bbolt.DB, *os.File) error) (err error
 	}
 	defer db.Close()
 	return f(db, file)
+}
+
+// atOnce has a file that is read mapped as a whole in one call, for all of it will be looked at: page by page it takes many times as long.
+func atOnce(readOnly bool) int {
+	if readOnly {
+		return syscall.MAP_POPULATE
+	}
+	return 0
 }
 
 // lock waits for other processes to let the file go; bbolt then finds that it has the lock. bbolt itself looks but every 50 ms, and

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"syscall"
 
 	"go.etcd.io/bbolt"
 )
@@ -56,10 +57,10 @@ func checkPages(file *os.File, raw *bbolt.Tx) error {
 	if info.Size() < raw.Size() {
 		return fmt.Errorf("%w: it has %d bytes of %d", ErrCorrupt, info.Size(), raw.Size())
 	}
-	p.text = make([]byte, raw.Size())
-	if _, err := file.ReadAt(p.text, 0); err != nil {
-		return err
+	if p.text, err = syscall.Mmap(int(file.Fd()), 0, int(raw.Size()), syscall.PROT_READ, syscall.MAP_SHARED|syscall.MAP_POPULATE); err != nil {
+		return fmt.Errorf("mapping its %d bytes: %w", raw.Size(), err)
 	}
+	defer syscall.Munmap(p.text)
 	for _, head := range [][]byte{p.text[:p.size], p.text[p.size : 2*p.size]} {
 		if u64(head[headTx:]) == uint64(raw.ID()) {
 			if p.end = u64(head[headEnd:]); p.end > uint64(len(p.text))/p.size {
