@@ -32,7 +32,10 @@ func BenchmarkBolt(b *testing.B) {
 		f    func() error
 	}{
 		{"open", func() error { return s.view(b.Context(), func(*Tx) error { return nil }) }},
-		{"get", func() error { _, err := s.Get(b.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: "policy-5000"}); return err }},
+		{"get", func() error {
+			_, err := s.Get(b.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: "policy-5000"})
+			return err
+		}},
 		{"list", func() error { _, err := s.List(b.Context(), "GlobalNetworkPolicy", ""); return err }},
 	} {
 		b.Run(row.name, func(b *testing.B) {
