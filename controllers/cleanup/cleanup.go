@@ -1,0 +1,242 @@
+// Package cleanup finds what Calico, its operator included, has left in a cluster, and says in which order it can be removed.
+//
+//	the cluster ── Find ──► Inventory: what still runs, what is left, what is kept and why
+//
+// What is Calico's is told by API groups, and by the names that its manifests and its operator give (contract §7.1); never by what people
+// may have made, such as labels of their own. Nothing is changed here.
+package cleanup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+)
+
+// Stage is when a thing is removed: all of one before the next.
+type Stage int
+
+// The stages, in the order of contract §7.4. What refuses writes goes first, and definitions only after their objects.
+const (
+	Admission   Stage = iota // webhooks and admission policies: with a dead server behind them they refuse what follows
+	Served                   // an APIService: a stale one keeps every namespace from going
+	Objects                  // custom resources
+	Workloads                // what no longer runs, or runs only by what is left
+	Accounts                 // roles, bindings, service accounts, settings
+	Spaces                   // namespaces
+	Definitions              // CRDs
+)
+
+var stages = []string{"admission", "served APIs", "objects", "workloads", "accounts", "namespaces", "definitions"}
+
+// String is what the stage is of.
+func (s Stage) String() string { return stages[s] }
+
+// MarshalText gives the stage's name.
+func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Thing is one object that is Calico's.
+type Thing struct {
+	Stage      Stage  `json:"stage"`
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+	// Why it is taken for Calico's.
+	Why string `json:"why"`
+	// Kept is why it stays.
+	Kept string `json:"kept,omitempty"`
+	// Running tells of a workload what of it runs.
+	Running string `json:"running,omitempty"`
+	// Trouble is what is wrong with it, e.g. that nobody answers behind a webhook.
+	Trouble []string `json:"trouble,omitempty"`
+	// Orphaned are finalizers that nobody will take away any more.
+	Orphaned []string `json:"orphaned,omitempty"`
+	// Waits are finalizers that somebody who still runs takes away.
+	Waits []string `json:"waits,omitempty"`
+	// Terminating tells that somebody has deleted it, and that it waits for its finalizers.
+	Terminating bool `json:"terminating,omitempty"`
+}
+
+// String is Kind/namespace/name.
+func (t *Thing) String() string {
+	if t.Namespace == "" {
+		return t.Kind + "/" + t.Name
+	}
+	return t.Kind + "/" + t.Namespace + "/" + t.Name
+}
+
+// Inventory is what of Calico's there is, in the order in which it can be removed.
+type Inventory struct {
+	Things []Thing `json:"things"`
+	// Unknown is what could not be looked at, and why.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+// Running are the workloads that run: while there are any, definitions and objects stay.
+func (i *Inventory) Running() (out []Thing) {
+	for _, t := range i.Things {
+		if t.Running != "" {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Left is all that is to go.
+func (i *Inventory) Left() (out []Thing) {
+	for _, t := range i.Things {
+		if t.Kept == "" {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Options say what else is Calico's, and what is not.
+type Options struct {
+	// Named are third parties' CRDs that are to go as well, by name: such as came with Calico and may be used by others.
+	Named []string
+}
+
+// Cluster is where to look.
+type Cluster struct {
+	dynamic  dynamic.Interface
+	metadata metadata.Interface
+	page     int64
+}
+
+// Open names a cluster; nothing is asked of it yet.
+func Open(config *rest.Config) (*Cluster, error) {
+	config = rest.CopyConfig(config)
+	if config.QPS == 0 {
+		config.QPS, config.Burst = 100, 200
+	}
+	d, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
+	}
+	m, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
+	}
+	return &Cluster{d, m, 500}, nil
+}
+
+// Find looks everywhere. What cannot be looked at is in Unknown; the error is ctx's.
+func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
+	s := &search{Cluster: c, options: o, found: &Inventory{}}
+	for _, p := range places {
+		if err := s.look(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range s.definitions {
+		if err := s.objectsOf(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	s.finalizers()
+	slices.SortStableFunc(s.found.Things, func(a, b Thing) int {
+		return cmp.Or(int(a.Stage-b.Stage), cmp.Compare(rank(a.Kind), rank(b.Kind)), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return s.found, nil
+}
+
+// rank puts within a stage what others wait for behind them: a tier goes when its policies have gone, an installation when all that hangs on
+// it has; staged policies go before those in force (contract §7.4).
+func rank(kind string) int {
+	switch {
+	case strings.HasPrefix(kind, "Staged"):
+		return 0
+	case strings.HasSuffix(kind, "Policy"):
+		return 1
+	case kind == "Tier":
+		return 3
+	case kind == "Installation":
+		return 4
+	}
+	return 2
+}
+
+// search is one Find.
+type search struct {
+	*Cluster
+	options     Options
+	found       *Inventory
+	definitions []definition
+}
+
+// place is a kind of object among which Calico's may be.
+type place struct {
+	schema.GroupVersionResource
+	kind  string
+	stage Stage
+	// is tells why an object is Calico's, or "".
+	is func(*unstructured.Unstructured) string
+	// more looks closer.
+	more func(context.Context, *search, *unstructured.Unstructured, *Thing) error
+}
+
+func (s *search) look(ctx context.Context, p place) error {
+	return s.each(ctx, p.GroupVersionResource, p.kind, func(u *unstructured.Unstructured) error {
+		why := p.is(u)
+		if why == "" {
+			return nil
+		}
+		t := s.thing(p.stage, p.GroupVersion().String(), p.kind, u, why)
+		if p.more != nil {
+			if err := p.more(ctx, s, u, &t); err != nil {
+				return err
+			}
+		}
+		if t.Why != "" {
+			s.found.Things = append(s.found.Things, t)
+		}
+		return nil
+	})
+}
+
+func (s *search) thing(stage Stage, apiVersion, kind string, o metav1.Object, why string) Thing {
+	return Thing{Stage: stage, APIVersion: apiVersion, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), Why: why,
+		Orphaned: o.GetFinalizers(), Terminating: o.GetDeletionTimestamp() != nil}
+}
+
+// each object of a resource. One that the cluster does not have has none; one that cannot be asked for is unknown.
+func (s *search) each(ctx context.Context, r schema.GroupVersionResource, kind string, do func(*unstructured.Unstructured) error) error {
+	for next := ""; ; {
+		list, err := s.dynamic.Resource(r).List(ctx, metav1.ListOptions{Limit: s.page, Continue: next})
+		if err := s.unknown(ctx, kind, err); err != nil || list == nil {
+			return err
+		}
+		for i := range list.Items {
+			if err := do(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		if next = list.GetContinue(); next == "" {
+			return nil
+		}
+	}
+}
+
+// unknown notes what could not be asked for; what is not served is not there.
+func (s *search) unknown(ctx context.Context, what string, err error) error {
+	if err == nil || apierrors.IsNotFound(err) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.found.Unknown = append(s.found.Unknown, fmt.Sprintf("%s: %v", what, err))
+	return nil
+}

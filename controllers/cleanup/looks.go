@@ -1,0 +1,245 @@
+package cleanup
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// usedByUs is on the CRDs that Tierwall has installed or taken over.
+const usedByUs = "tierwall.io/schema"
+
+// shared are CRDs that came with Calico, and that others may use.
+var shared = []string{"clusternetworkpolicies.policy.networking.k8s.io"}
+
+func text(u *unstructured.Unstructured, fields ...string) string {
+	s, _, _ := unstructured.NestedString(u.Object, fields...)
+	return s
+}
+
+func slice(u map[string]any, fields ...string) (out []map[string]any) {
+	all, _, _ := unstructured.NestedSlice(u, fields...)
+	for _, v := range all {
+		if m, ok := v.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// definition is a CRD whose objects are to be found.
+type definition struct {
+	schema.GroupVersionResource
+	kind string
+	kept string
+}
+
+func isDefinition(u *unstructured.Unstructured) string {
+	if slices.Contains(shared, u.GetName()) {
+		return "it came with Calico"
+	}
+	return ofGroup(text(u, "spec", "group"))
+}
+
+// define notes a CRD's objects for later, and why it stays.
+func define(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	switch _, ours := u.GetAnnotations()[usedByUs]; {
+	case ours:
+		t.Kept = "Tierwall uses it"
+	case slices.Contains(shared, t.Name) && !slices.Contains(s.options.Named, t.Name):
+		t.Kept = "others may use it: it goes only when it is named"
+	}
+	version := ""
+	for _, v := range slice(u.Object, "spec", "versions") {
+		if served, _ := v["served"].(bool); served && (version == "" || v["storage"] == true) {
+			version, _ = v["name"].(string)
+		}
+	}
+	if version == "" {
+		t.Trouble = append(t.Trouble, "no version of it is served: its objects cannot be seen")
+		return nil
+	}
+	s.definitions = append(s.definitions, definition{schema.GroupVersionResource{Group: text(u, "spec", "group"), Version: version, Resource: text(u, "spec", "names", "plural")},
+		text(u, "spec", "names", "kind"), t.Kept})
+	return nil
+}
+
+// objectsOf a CRD. Only their metadata is asked for: what a schema no longer allows is seen too.
+func (s *search) objectsOf(ctx context.Context, d definition) error {
+	for next := ""; ; {
+		list, err := s.metadata.Resource(d.GroupVersionResource).List(ctx, metav1.ListOptions{Limit: s.page, Continue: next})
+		if err := s.unknown(ctx, "objects of "+d.GroupResource().String(), err); err != nil || list == nil {
+			return err
+		}
+		for i := range list.Items {
+			t := s.thing(Objects, d.GroupVersion().String(), d.kind, &list.Items[i], "group "+d.Group)
+			t.Kept = d.kept
+			s.found.Things = append(s.found.Things, t)
+		}
+		if next = list.GetContinue(); next == "" {
+			return nil
+		}
+	}
+}
+
+// isAggregated tells of an APIService of Calico's groups that another server answers for; those of CRDs come and go with them.
+func isAggregated(u *unstructured.Unstructured) string {
+	if _, found, _ := unstructured.NestedMap(u.Object, "spec", "service"); !found {
+		return ""
+	}
+	return ofGroup(text(u, "spec", "group"))
+}
+
+func available(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
+	for _, c := range slice(u.Object, "status", "conditions") {
+		if c["type"] == "Available" && c["status"] != "True" {
+			t.Trouble = append(t.Trouble, fmt.Sprintf("nobody answers for it (%v): no namespace can be deleted until it is gone", c["reason"]))
+		}
+	}
+	return nil
+}
+
+// isWebhook is a configuration of Calico's name, or one whose webhooks are all for its groups. Ours is for them too.
+func isWebhook(u *unstructured.Unstructured) string {
+	if strings.HasPrefix(u.GetName(), "tierwall") {
+		return ""
+	}
+	if why := prefixed(u); why != "" {
+		return why
+	}
+	hooks := slice(u.Object, "webhooks")
+	why := ""
+	for _, w := range hooks {
+		groups := []string{}
+		for _, r := range slice(w, "rules") {
+			g, _, _ := unstructured.NestedStringSlice(r, "apiGroups")
+			groups = append(groups, g...)
+		}
+		if len(groups) == 0 || slices.ContainsFunc(groups, func(g string) bool { return ofGroup(g) == "" }) {
+			return ""
+		}
+		why = "it is for " + strings.Join(groups, ", ")
+	}
+	return why
+}
+
+// answers says of each webhook that fails closed whether anybody stands behind it.
+func answers(ctx context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	for _, w := range slice(u.Object, "webhooks") {
+		if w["failurePolicy"] != "Fail" {
+			continue
+		}
+		namespace, _, _ := unstructured.NestedString(w, "clientConfig", "service", "namespace")
+		name, found, _ := unstructured.NestedString(w, "clientConfig", "service", "name")
+		if !found {
+			continue
+		}
+		there, err := s.stands(ctx, namespace, name)
+		if err := s.unknown(ctx, fmt.Sprintf("endpoints of Service/%s/%s", namespace, name), err); err != nil {
+			return err
+		}
+		if err == nil && !there {
+			t.Trouble = append(t.Trouble, fmt.Sprintf("%v: nobody stands behind Service/%s/%s: it refuses all writes that it is asked about", w["name"], namespace, name))
+		}
+	}
+	return nil
+}
+
+// stands tells whether a service has an endpoint that is ready.
+func (s *search) stands(ctx context.Context, namespace, name string) (bool, error) {
+	list, err := s.dynamic.Resource(at("discovery.k8s.io/v1", "endpointslices")).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=" + name})
+	if err != nil {
+		return false, err
+	}
+	for i := range list.Items {
+		for _, e := range slice(list.Items[i].Object, "endpoints") {
+			if ready, found, _ := unstructured.NestedBool(e, "conditions", "ready"); ready || !found {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func isPolicy(u *unstructured.Unstructured) string {
+	for _, s := range suffixes {
+		if strings.HasSuffix(u.GetName(), "."+s) {
+			return "name " + u.GetName()
+		}
+	}
+	return ""
+}
+
+// isBinding of a policy that is Calico's.
+func isBinding(u *unstructured.Unstructured) string {
+	policy := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": text(u, "spec", "policyName")}}}
+	if isPolicy(policy) != "" {
+		return "it binds " + policy.GetName()
+	}
+	return ""
+}
+
+// running says how much of a workload is wanted and ready.
+func running(wanted, ready string) func(context.Context, *search, *unstructured.Unstructured, *Thing) error {
+	return func(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
+		want, _, _ := unstructured.NestedInt64(u.Object, "status", wanted)
+		have, _, _ := unstructured.NestedInt64(u.Object, "status", ready)
+		if replicas, found, _ := unstructured.NestedInt64(u.Object, "spec", "replicas"); found {
+			want = max(want, replicas)
+		}
+		if want > 0 || have > 0 {
+			t.Running = fmt.Sprintf("%d of %d ready", have, want)
+		}
+		return nil
+	}
+}
+
+// conditions of a namespace that does not go say why.
+func conditions(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
+	if !t.Terminating {
+		return nil
+	}
+	for _, c := range slice(u.Object, "status", "conditions") {
+		if c["status"] == "True" {
+			t.Trouble = append(t.Trouble, fmt.Sprint(c["message"]))
+		}
+	}
+	return nil
+}
+
+// takers are the workloads that take away a finalizer (contract §7.2).
+var takers = []struct{ prefix, by string }{
+	{"projectcalico.org/", "calico-kube-controllers"},
+	{"migration.projectcalico.org/", "calico-kube-controllers"},
+	{"tigera.io/", "tigera-operator"},
+	{"operator.tigera.io/", "tigera-operator"},
+}
+
+// finalizers parts those that somebody takes away who still runs from the orphaned. Those of others than Calico are theirs.
+func (s *search) finalizers() {
+	up := map[string]bool{}
+	for _, t := range s.found.Running() {
+		up[t.Name] = true
+	}
+	for i := range s.found.Things {
+		t := &s.found.Things[i]
+		var orphaned []string
+		for _, f := range t.Orphaned {
+			gone := false
+			for _, taker := range takers {
+				gone = gone || strings.HasPrefix(f, taker.prefix) && !up[taker.by]
+			}
+			if gone {
+				orphaned = append(orphaned, f)
+			} else {
+				t.Waits = append(t.Waits, f)
+			}
+		}
+		t.Orphaned = orphaned
+	}
+}
