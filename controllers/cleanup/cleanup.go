@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,11 +45,22 @@ func (s Stage) String() string { return stages[s] }
 // MarshalText gives the stage's name.
 func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText understands what MarshalText gives.
+func (s *Stage) UnmarshalText(text []byte) error {
+	n := slices.Index(stages, string(text))
+	if n < 0 {
+		return fmt.Errorf("no stage is called %q", text)
+	}
+	*s = Stage(n)
+	return nil
+}
+
 // Thing is one object that is Calico's.
 type Thing struct {
 	Stage      Stage  `json:"stage"`
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
+	Resource   string `json:"resource"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name"`
 	// Why it is taken for Calico's.
@@ -112,7 +124,10 @@ type Options struct {
 type Cluster struct {
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
+	host     string
 	page     int64
+	patience time.Duration             // for an object to go
+	fault    func(before string) error // in tests
 }
 
 // Open names a cluster; nothing is asked of it yet.
@@ -129,7 +144,7 @@ func Open(config *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
 	}
-	return &Cluster{d, m, 500}, nil
+	return &Cluster{dynamic: d, metadata: m, host: config.Host, page: 500, patience: time.Minute}, nil
 }
 
 // Find looks everywhere. What cannot be looked at is in Unknown; the error is ctx's.
@@ -193,7 +208,7 @@ func (s *search) look(ctx context.Context, p place) error {
 		if why == "" {
 			return nil
 		}
-		t := s.thing(p.stage, p.GroupVersion().String(), p.kind, u, why)
+		t := s.thing(p.stage, p.GroupVersionResource, p.kind, u, why)
 		if p.more != nil {
 			if err := p.more(ctx, s, u, &t); err != nil {
 				return err
@@ -206,8 +221,8 @@ func (s *search) look(ctx context.Context, p place) error {
 	})
 }
 
-func (s *search) thing(stage Stage, apiVersion, kind string, o metav1.Object, why string) Thing {
-	return Thing{Stage: stage, APIVersion: apiVersion, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), Why: why,
+func (s *search) thing(stage Stage, r schema.GroupVersionResource, kind string, o metav1.Object, why string) Thing {
+	return Thing{Stage: stage, APIVersion: r.GroupVersion().String(), Kind: kind, Resource: r.Resource, Namespace: o.GetNamespace(), Name: o.GetName(), Why: why,
 		Orphaned: o.GetFinalizers(), Terminating: o.GetDeletionTimestamp() != nil}
 }
 

@@ -49,6 +49,14 @@ spec:
 `, group, version, plural, kind, scope, strings.ToLower(kind))
 }
 
+// definitions of the kinds that are in testdata/calico.yaml.
+var definitions = strings.Join([]string{
+	definitionOf("crd.projectcalico.org", "v1", "tiers", "Tier", "Cluster"),
+	definitionOf("crd.projectcalico.org", "v1", "globalnetworkpolicies", "GlobalNetworkPolicy", "Cluster"),
+	definitionOf("crd.projectcalico.org", "v1", "stagedglobalnetworkpolicies", "StagedGlobalNetworkPolicy", "Cluster"),
+	definitionOf("operator.tigera.io", "v1", "installations", "Installation", "Cluster"),
+}, "---")
+
 // resources of the kinds that tests make.
 var resources = map[string]string{
 	"Namespace": "namespaces", "DaemonSet": "daemonsets", "Deployment": "deployments", "ClusterRole": "clusterroles", "ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps",
@@ -139,9 +147,7 @@ func TestFind(t *testing.T) {
 	}
 	text, err := os.ReadFile("testdata/calico.yaml")
 	fatal(t, err)
-	s.make(definitionOf("crd.projectcalico.org", "v1", "tiers", "Tier", "Cluster") + "---" + definitionOf("crd.projectcalico.org", "v1", "globalnetworkpolicies", "GlobalNetworkPolicy", "Cluster") +
-		"---" + definitionOf("crd.projectcalico.org", "v1", "stagedglobalnetworkpolicies", "StagedGlobalNetworkPolicy", "Cluster") +
-		"---" + definitionOf("operator.tigera.io", "v1", "installations", "Installation", "Cluster") + "---" + definitionOf("notprojectcalico.org", "v1", "others", "Other", "Cluster") + "---" + string(text))
+	s.make(definitions + "---" + definitionOf("notprojectcalico.org", "v1", "others", "Other", "Cluster") + "---" + string(text))
 	fatal(t, c.dynamic.Resource(at("crd.projectcalico.org/v1", "tiers")).Delete(t.Context(), "gone", metav1.DeleteOptions{}))
 	c.page = 2
 	inventory := s.find(Options{})

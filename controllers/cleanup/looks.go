@@ -77,7 +77,7 @@ func (s *search) objectsOf(ctx context.Context, d definition) error {
 			return err
 		}
 		for i := range list.Items {
-			t := s.thing(Objects, d.GroupVersion().String(), d.kind, &list.Items[i], "group "+d.Group)
+			t := s.thing(Objects, d.GroupVersionResource, d.kind, &list.Items[i], "group "+d.Group)
 			t.Kept = d.kept
 			s.found.Things = append(s.found.Things, t)
 		}

@@ -1,0 +1,341 @@
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+)
+
+// Refusals: nothing was changed.
+var (
+	ErrRunning  = errors.New("Calico still runs")
+	ErrOrphaned = errors.New("finalizers that nobody will take away")
+	ErrUnknown  = errors.New("not all could be looked at")
+	ErrOther    = errors.New("the journal is of another run")
+)
+
+// Begin writes down a run that removes what an inventory has left, or refuses.
+func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
+	var running, orphaned []string
+	for _, t := range i.Running() {
+		running = append(running, fmt.Sprintf("%s (%s)", &t, t.Running))
+	}
+	for _, t := range i.Left() {
+		if len(t.Orphaned) > 0 {
+			orphaned = append(orphaned, fmt.Sprintf("%s (%s)", &t, strings.Join(t.Orphaned, ", ")))
+		}
+	}
+	switch _, phase, err := j.Run(); {
+	case err != nil:
+		return err
+	case phase == Saving || phase == Removing || phase == Restoring:
+		return fmt.Errorf("%w, which is %s: it has to go on first", ErrOther, phase)
+	case len(running) > 0:
+		return fmt.Errorf("%w: %s", ErrRunning, strings.Join(running, ", "))
+	case len(i.Unknown) > 0:
+		return fmt.Errorf("%w: %s", ErrUnknown, strings.Join(i.Unknown, "; "))
+	case len(orphaned) > 0 && !o.ForceFinalizers:
+		return fmt.Errorf("%w keep %s", ErrOrphaned, strings.Join(orphaned, ", "))
+	}
+	return j.begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()})
+}
+
+// run is a run that goes on.
+type run struct {
+	*Cluster
+	*Journal
+	plan *Plan
+	say  func(string)
+}
+
+// Continue does what is still to do of the journal's run. What it has done is said, an object at a time. It may be killed at any moment, and
+// be called again.
+func (c *Cluster) Continue(ctx context.Context, j *Journal, say func(string)) error {
+	p, phase, err := j.Run()
+	if err != nil {
+		return err
+	}
+	if phase != "" && p.Server != c.host {
+		return fmt.Errorf("%w: on the cluster at %s, not %s", ErrOther, p.Server, c.host)
+	}
+	r := &run{c, j, p, say}
+	for {
+		switch phase {
+		case Saving:
+			err, phase = r.saveAll(ctx), Removing
+		case Removing:
+			err, phase = r.removeAll(ctx), Removed
+		case Restoring:
+			err, phase = r.restoreAll(ctx), Restored
+		default:
+			return nil
+		}
+		if err == nil {
+			err = r.turnTo(phase)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Restore turns a run round: what it has removed is made again.
+func (c *Cluster) Restore(ctx context.Context, j *Journal, say func(string)) error {
+	switch _, phase, err := j.Run(); {
+	case err != nil:
+		return err
+	case phase == "" || phase == Saving:
+		return errors.New("nothing was removed: there is nothing to put back")
+	case phase == Restored:
+		return nil
+	}
+	if err := (&run{c, j, nil, say}).turnTo(Restoring); err != nil {
+		return err
+	}
+	return c.Continue(ctx, j, say)
+}
+
+func (r *run) turnTo(p Phase) error {
+	if err := r.step("turning to " + string(p)); err != nil {
+		return err
+	}
+	return r.turn(p)
+}
+
+// saveAll copies every object into the journal, and reads each copy again.
+func (r *run) saveAll(ctx context.Context) error {
+	for i := range r.plan.Things {
+		t := &r.plan.Things[i]
+		if r.has(savedBucket, t) {
+			continue
+		}
+		u, err := r.get(ctx, t)
+		if err != nil {
+			return err
+		}
+		if u == nil { // it went meanwhile
+			continue
+		}
+		if err := r.step("saving " + t.String()); err != nil {
+			return err
+		}
+		if err := r.save(t, u); err != nil {
+			return fmt.Errorf("saving %s: %w", t, err)
+		}
+	}
+	for i := range r.plan.Things {
+		if _, err := r.Saved(&r.plan.Things[i]); err != nil && !errors.Is(err, ErrNotSaved) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAll stage by stage: one has gone before the next begins.
+func (r *run) removeAll(ctx context.Context) error {
+	for rest := r.plan.Things; len(rest) > 0; {
+		n := slices.IndexFunc(rest, func(t Thing) bool { return t.Stage != rest[0].Stage || rank(t.Kind) != rank(rest[0].Kind) })
+		if n < 0 {
+			n = len(rest)
+		}
+		if err := r.removeThese(ctx, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+func (r *run) removeThese(ctx context.Context, these []Thing) error {
+	for i := range these {
+		if err := r.remove(ctx, &these[i]); err != nil {
+			return err
+		}
+	}
+	for i := range these {
+		if err := r.gone(ctx, &these[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove asks for an object to be deleted, and takes away its orphaned finalizers: never those of others.
+func (r *run) remove(ctx context.Context, t *Thing) error {
+	u, err := r.get(ctx, t)
+	if err != nil || u == nil || r.has(goneBucket, t) {
+		return err
+	}
+	saved, err := r.Saved(t)
+	if errors.Is(err, ErrNotSaved) || err == nil && saved.GetUID() != u.GetUID() {
+		return fmt.Errorf("%s was made anew meanwhile: it is not what was planned", t)
+	} else if err != nil {
+		return err
+	}
+	in, uid := r.in(t), u.GetUID()
+	if u.GetDeletionTimestamp() == nil {
+		background := metav1.DeletePropagationBackground
+		if err := r.step("deleting " + t.String()); err != nil {
+			return err
+		}
+		err := in.Delete(ctx, t.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("deleting %s: %w", t, err)
+		}
+	}
+	if len(t.Orphaned) == 0 {
+		return nil
+	}
+	if u, err = r.get(ctx, t); err != nil || u == nil {
+		return err
+	}
+	kept := slices.DeleteFunc(u.GetFinalizers(), func(f string) bool { return slices.Contains(t.Orphaned, f) })
+	patch := fmt.Sprintf(`{"metadata":{"resourceVersion":%q,"finalizers":%s}}`, u.GetResourceVersion(), list(kept))
+	if err := r.step("taking away finalizers of " + t.String()); err != nil {
+		return err
+	}
+	if _, err := in.Patch(ctx, t.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("taking away the finalizers %v of %s: %w", t.Orphaned, t, err)
+	}
+	return nil
+}
+
+func list(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = fmt.Sprintf("%q", w)
+	}
+	return "[" + strings.Join(quoted, ",") + "]"
+}
+
+// gone waits until an object is, for as long as is allowed: a finalizer that is not orphaned is its controller's to take away.
+func (r *run) gone(ctx context.Context, t *Thing) error {
+	if r.has(goneBucket, t) {
+		return nil
+	}
+	deadline := time.Now().Add(r.patience)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		u, err := r.get(ctx, t)
+		switch {
+		case err != nil:
+			return err
+		case u == nil:
+			if err := r.step("noting that " + t.String() + " is gone"); err != nil {
+				return err
+			}
+			if err := r.note(goneBucket, t); err != nil {
+				return fmt.Errorf("noting that %s is gone: %w", t, err)
+			}
+			r.say(t.String() + " deleted")
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s does not go: it waits for its finalizers %v%s; what was done stays done, and the run can go on", t, u.GetFinalizers(), waitingFor(u))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// waitingFor is what a namespace's or a CRD's conditions say of it.
+func waitingFor(u *unstructured.Unstructured) (out string) {
+	for _, c := range slice(u.Object, "status", "conditions") {
+		if c["status"] == "True" && c["message"] != nil && c["message"] != "" {
+			out += fmt.Sprintf("; %v", c["message"])
+		}
+	}
+	return out
+}
+
+// restoreAll makes what was saved again, definitions first; what is there is left as it is.
+func (r *run) restoreAll(ctx context.Context) error {
+	for i := len(r.plan.Things) - 1; i >= 0; i-- {
+		t := &r.plan.Things[i]
+		u, err := r.Saved(t)
+		if errors.Is(err, ErrNotSaved) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := r.restore(ctx, t, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) restore(ctx context.Context, t *Thing, u *unstructured.Unstructured) error {
+	for _, field := range []string{"uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"} {
+		unstructured.RemoveNestedField(u.Object, "metadata", field)
+	}
+	unstructured.RemoveNestedField(u.Object, "status")
+	deadline := time.Now().Add(r.patience)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if err := r.step("making " + t.String() + " again"); err != nil {
+			return err
+		}
+		_, err := r.in(t).Create(ctx, u, metav1.CreateOptions{FieldManager: "tierctl"})
+		switch {
+		case err == nil:
+			r.say(t.String() + " restored")
+			return nil
+		case apierrors.IsAlreadyExists(err):
+			there, err := r.get(ctx, t)
+			if err != nil || there != nil && there.GetDeletionTimestamp() == nil {
+				return err
+			}
+		case !apierrors.IsNotFound(err): // its CRD is not served yet
+			return fmt.Errorf("making %s again: %w", t, err)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("making %s again: what was there does not go, or its definition is not served", t)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// in is where a thing is.
+func (r *run) in(t *Thing) dynamic.ResourceInterface {
+	gv, _ := schema.ParseGroupVersion(t.APIVersion) // it came from the API server
+	return r.dynamic.Resource(gv.WithResource(t.Resource)).Namespace(t.Namespace)
+}
+
+// get a thing as it is now: nil when it is not there, or nothing of its kind can be.
+func (r *run) get(ctx context.Context, t *Thing) (*unstructured.Unstructured, error) {
+	if err := r.step("reading " + t.String()); err != nil {
+		return nil, err
+	}
+	u, err := r.in(t).Get(ctx, t.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", t, err)
+	}
+	return u, nil
+}
+
+// step comes before each thing done. Tests end the run there.
+func (c *Cluster) step(what string) error {
+	if c.fault == nil {
+		return nil
+	}
+	return c.fault(what)
+}
