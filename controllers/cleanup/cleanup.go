@@ -116,9 +116,11 @@ func (i *Inventory) Left() (out []Thing) {
 
 // Options say what else is Calico's, and what is not.
 type Options struct {
-	// Named are third parties' CRDs that are to go as well, by name: such as came with Calico and may be used by others.
+	// Named are what would be kept and is to go as well, as Kind/name or Kind/namespace/name: such as came with Calico and others may use.
 	Named []string
 }
+
+func (o *Options) names(t *Thing) bool { return slices.Contains(o.Named, t.String()) }
 
 // Cluster is where to look.
 type Cluster struct {

@@ -148,6 +148,9 @@ func (j *Journal) Saved(t *Thing) (u *unstructured.Unstructured, err error) {
 	return u, nil
 }
 
+// Gone tells whether the run has seen that a thing is gone.
+func (j *Journal) Gone(t *Thing) bool { return j.has(goneBucket, t) }
+
 func (j *Journal) note(bucket []byte, t *Thing) error {
 	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put(t.key(), []byte{}) })
 }

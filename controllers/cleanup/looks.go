@@ -17,6 +17,18 @@ const usedByUs = "tierwall.io/schema"
 // shared are CRDs that came with Calico, and that others may use.
 var shared = []string{"clusternetworkpolicies.policy.networking.k8s.io"}
 
+// sure keeps what only has a name like Calico's: people give such names too.
+func sure(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	owned := slices.ContainsFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool {
+		gv, err := schema.ParseGroupVersion(o.APIVersion)
+		return err == nil && ofGroup(gv.Group) != ""
+	})
+	if !owned && !slices.Contains(accounts, t.Name) && !slices.Contains(namespaces, t.Namespace) && !s.options.names(t) {
+		t.Kept = "its name is like Calico's, and it may be yours: it goes only when it is named"
+	}
+	return nil
+}
+
 func text(u *unstructured.Unstructured, fields ...string) string {
 	s, _, _ := unstructured.NestedString(u.Object, fields...)
 	return s
@@ -51,7 +63,7 @@ func define(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing
 	switch _, ours := u.GetAnnotations()[usedByUs]; {
 	case ours:
 		t.Kept = "Tierwall uses it"
-	case slices.Contains(shared, t.Name) && !slices.Contains(s.options.Named, t.Name):
+	case slices.Contains(shared, t.Name) && !s.options.names(t):
 		t.Kept = "others may use it: it goes only when it is named"
 	}
 	version := ""

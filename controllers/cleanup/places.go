@@ -26,6 +26,9 @@ var (
 	workloads  = []string{"calico-node", "calico-node-windows", "csi-node-driver", "canal", "calico-kube-controllers", "calico-typha", "typha-autoscaler",
 		"calico-typha-horizontal-autoscaler", "calico-typha-vertical-autoscaler", "calico-apiserver", "calico-webhooks", "goldmane", "whisker", "tigera-operator"}
 	settings = []string{"calico-config", "canal-config", "cni-config", "kubernetes-services-endpoint", "node-certs", "typha-certs", "calico-apiserver-certs", "calico-etcd-secrets"}
+	accounts = []string{"calico-node", "calico-cni-plugin", "calico-kube-controllers", "calico-typha", "calico-tier-getter", "calico-webhooks", "calico-crds", "calico-apiserver",
+		"calico-apiserver-access-calico-crds", "calico-apiserver-delegate-auth", "calico-apiserver-auth-reader", "calico-extension-apiserver-auth-access",
+		"calico-webhook-reader", "calico-api", "tigera-operator", "tigera-operator-secrets", "tigera-network-admin", "canal-calico"}
 	prefixes = []string{"calico-", "calico:", "tigera-", "goldmane-", "whisker-", "canal-"}
 )
 
@@ -70,12 +73,12 @@ var places = []place{
 	{at("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicybindings"), "MutatingAdmissionPolicyBinding", Admission, isBinding, nil},
 	{at("apps/v1", "daemonsets"), "DaemonSet", Workloads, withNames(workloads), running("desiredNumberScheduled", "numberReady")},
 	{at("apps/v1", "deployments"), "Deployment", Workloads, withNames(workloads), running("replicas", "readyReplicas")},
-	{at("rbac.authorization.k8s.io/v1", "clusterroles"), "ClusterRole", Accounts, prefixed, nil},
-	{at("rbac.authorization.k8s.io/v1", "clusterrolebindings"), "ClusterRoleBinding", Accounts, prefixed, nil},
-	{at("rbac.authorization.k8s.io/v1", "roles"), "Role", Accounts, prefixed, nil},
-	{at("rbac.authorization.k8s.io/v1", "rolebindings"), "RoleBinding", Accounts, prefixed, nil},
-	{at("v1", "serviceaccounts"), "ServiceAccount", Accounts, prefixed, nil},
-	{at("v1", "services"), "Service", Accounts, prefixed, nil},
+	{at("rbac.authorization.k8s.io/v1", "clusterroles"), "ClusterRole", Accounts, prefixed, sure},
+	{at("rbac.authorization.k8s.io/v1", "clusterrolebindings"), "ClusterRoleBinding", Accounts, prefixed, sure},
+	{at("rbac.authorization.k8s.io/v1", "roles"), "Role", Accounts, prefixed, sure},
+	{at("rbac.authorization.k8s.io/v1", "rolebindings"), "RoleBinding", Accounts, prefixed, sure},
+	{at("v1", "serviceaccounts"), "ServiceAccount", Accounts, prefixed, sure},
+	{at("v1", "services"), "Service", Accounts, prefixed, sure},
 	{at("v1", "configmaps"), "ConfigMap", Accounts, withNames(settings), nil},
 	{at("v1", "secrets"), "Secret", Accounts, withNames(settings), nil},
 	{at("v1", "namespaces"), "Namespace", Spaces, withNames(namespaces), conditions},

@@ -89,6 +89,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 	if err := c.Begin(j, before, Orders{}); !errors.Is(err, ErrOrphaned) || !strings.Contains(err.Error(), "Installation/default (tigera.io/operator-cleanup)") {
 		t.Errorf("with orphaned finalizers: %v", err)
 	}
+	if named := s.find(Options{Named: []string{"ClusterRole/calico-readers"}}); len(named.Left()) != len(before.Left())+1 {
+		t.Errorf("named: %d, not named: %d", len(named.Left()), len(before.Left()))
+	}
 	running := &Inventory{Things: append([]Thing{{Kind: "DaemonSet", Name: "calico-node", Running: "1 of 1 ready"}}, before.Things...)}
 	if err := c.Begin(j, running, Orders{ForceFinalizers: true}); !errors.Is(err, ErrRunning) {
 		t.Errorf("while Calico runs: %v", err)
@@ -113,8 +116,10 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Errorf("%d objects, said %d times:\n%s", len(before.Left()), len(said), strings.Join(said, "\n"))
 	}
 	t.Logf("%d objects removed, killed %d times", len(before.Left()), kills)
-	if _, err := c.dynamic.Resource(at("rbac.authorization.k8s.io/v1", "clusterroles")).Get(t.Context(), "reads-calico", metav1.GetOptions{}); err != nil {
-		t.Errorf("what is not Calico's: %v", err)
+	for _, name := range []string{"reads-calico", "calico-readers"} {
+		if _, err := c.dynamic.Resource(at("rbac.authorization.k8s.io/v1", "clusterroles")).Get(t.Context(), name, metav1.GetOptions{}); err != nil {
+			t.Errorf("what is not Calico's: %v", err)
+		}
 	}
 
 	*k = killer{map[string]bool{}}

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"k8s.io/client-go/rest"
+
+	"github.com/tierwall/tierwall/controllers/cleanup"
+)
+
+func cleanupCommand() *cli.Command {
+	journal := &cli.StringFlag{Name: "journal", Usage: "`FILE` in which a run is written down before it is done; by default one for each cluster in $XDG_STATE_HOME/tierwall"}
+	named := &cli.StringSliceFlag{Name: "named", Usage: "what plan says stays, and is to go too, as `KIND/NAME` or KIND/NAMESPACE/NAME; may be repeated"}
+	yes := &cli.BoolFlag{Name: "yes", Usage: "do it; without it nothing is changed, and what would be is said"}
+	return &cli.Command{
+		Name: "cleanup", Usage: "remove what Calico has left in a cluster", UsageText: "tierctl cleanup plan|apply|status|restore --datastore kubernetes[:KUBECONFIG]",
+		Description: "What is Calico's is told by API groups and by the names that its manifests and its operator give. CRDs that Tierwall uses stay, with their objects.",
+		Subcommands: []*cli.Command{
+			{Name: "plan", Usage: "say what there is, what runs, what keeps it, and in which order it would go", UsageText: "tierctl cleanup plan [-o json]",
+				Description: "Exit status: 0 nothing of Calico's is left; 1 something is; 4 it still runs, so that nothing can be removed.",
+				Flags:       []cli.Flag{named, outputFlag("json"), datastoreFlag()}, Action: planCleanup},
+			{Name: "apply", Usage: "remove it", UsageText: "tierctl cleanup apply --yes [--plan FILE] [--force-finalizers]",
+				Description: "Everything is copied into the journal first. A run that was interrupted goes on. Nothing is removed while Calico runs: exit status 4.",
+				Flags: []cli.Flag{yes, named, &cli.BoolFlag{Name: "force-finalizers", Usage: "take away finalizers whose controllers are gone"},
+					&cli.StringFlag{Name: "plan", Usage: "a `FILE` that plan -o json wrote and somebody has read: refuse to remove anything else"}, journal, datastoreFlag()}, Action: applyCleanup},
+			{Name: "status", Usage: "say how far the journal's run is", UsageText: "tierctl cleanup status [-o json]",
+				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{journal, outputFlag("json"), datastoreFlag()}, Action: cleanupStatus},
+			{Name: "restore", Usage: "make again what the journal's run has removed", UsageText: "tierctl cleanup restore --yes",
+				Flags: []cli.Flag{yes, journal, datastoreFlag()}, Action: restoreCleanup},
+		},
+	}
+}
+
+// toClean is the cluster that the flags name.
+func toClean(c *cli.Context) (*cleanup.Cluster, *rest.Config, error) {
+	if err := noArguments(c); err != nil {
+		return nil, nil, err
+	}
+	config, err := clusterOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := cleanup.Open(config)
+	return cluster, config, err
+}
+
+func foundCleanup(c *cli.Context) (*cleanup.Cluster, *cleanup.Inventory, *rest.Config, error) {
+	cluster, config, err := toClean(c)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	i, err := cluster.Find(c.Context, cleanup.Options{Named: c.StringSlice("named")})
+	return cluster, i, config, err
+}
+
+func planCleanup(c *cli.Context) error {
+	format, err := output(c, "json")
+	if err != nil {
+		return err
+	}
+	_, i, _, err := foundCleanup(c)
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		encoder := json.NewEncoder(c.App.Writer)
+		encoder.SetEscapeHTML(false)
+		err = encoder.Encode(i)
+	} else {
+		printInventory(c, i)
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(i.Running()) > 0:
+		return statusError{fmt.Errorf("%w: remove it as it was installed, e.g. az aks update --network-policy none", cleanup.ErrRunning), exitRefused}
+	case len(i.Unknown) > 0:
+		return fmt.Errorf("%w", cleanup.ErrUnknown)
+	case len(i.Left()) > 0:
+		return statusError{errors.New(""), exitError}
+	}
+	return nil
+}
+
+// printInventory a line an object, stage by stage.
+func printInventory(c *cli.Context, i *cleanup.Inventory) {
+	w := c.App.Writer
+	if running := i.Running(); len(running) > 0 {
+		fmt.Fprintln(w, "still running:")
+		for j := range running {
+			fmt.Fprintf(w, "  %s (%s)\n", &running[j], running[j].Running)
+		}
+	}
+	stage := cleanup.Stage(-1)
+	for _, t := range i.Left() {
+		if t.Stage != stage {
+			stage = t.Stage
+			fmt.Fprintf(w, "%s:\n", stage)
+		}
+		fmt.Fprintf(w, "  %s%s\n", &t, remarks(&t))
+	}
+	for _, t := range i.Things {
+		if t.Kept != "" && t.Stage != cleanup.Objects {
+			fmt.Fprintf(w, "stays: %s: %s\n", &t, t.Kept)
+		}
+	}
+	for _, u := range i.Unknown {
+		fmt.Fprintf(w, "could not be looked at: %s\n", u)
+	}
+	fmt.Fprintf(w, "%d objects of Calico's, %d stay\n", len(i.Left()), len(i.Things)-len(i.Left()))
+}
+
+// remarks are what else there is to say of a thing.
+func remarks(t *cleanup.Thing) string {
+	var out []string
+	if t.Terminating {
+		out = append(out, "is being deleted")
+	}
+	if len(t.Orphaned) > 0 {
+		out = append(out, "nobody takes away its finalizers "+strings.Join(t.Orphaned, ", "))
+	}
+	if len(t.Waits) > 0 {
+		out = append(out, "waits for "+strings.Join(t.Waits, ", "))
+	}
+	out = append(out, t.Trouble...)
+	if len(out) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(out, "; ") + ")"
+}
+
+func applyCleanup(c *cli.Context) error {
+	cluster, i, config, err := foundCleanup(c)
+	if err != nil {
+		return err
+	}
+	if err := asReviewed(c, i); err != nil {
+		return err
+	}
+	if !c.Bool("yes") {
+		printInventory(c, i)
+		fmt.Fprintln(c.App.Writer, "nothing was removed: --yes removes it")
+		return nil
+	}
+	return withJournal(c, config, func(j *cleanup.Journal) error {
+		_, phase, err := j.Run()
+		switch {
+		case err != nil:
+			return err
+		case phase == cleanup.Saving || phase == cleanup.Removing:
+			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
+		case len(i.Left()) == 0:
+			fmt.Fprintln(c.App.Writer, "nothing of Calico's is left")
+			return nil
+		default:
+			err := cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: c.Bool("force-finalizers")})
+			if errors.Is(err, cleanup.ErrOrphaned) {
+				err = fmt.Errorf("%w: --force-finalizers takes them away", err)
+			}
+			if err != nil {
+				return refusedCleanup(err)
+			}
+		}
+		return cleaned(c, cluster.Continue(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
+	})
+}
+
+// asReviewed refuses what a plan that somebody has read does not have.
+func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
+	file := c.String("plan")
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("reading the plan: %w", err)
+	}
+	var reviewed cleanup.Inventory
+	if err := json.Unmarshal(text, &reviewed); err != nil {
+		return fmt.Errorf("%s: is not what tierctl cleanup plan -o json writes: %w", file, err)
+	}
+	var more []string
+	for _, t := range i.Left() {
+		if !slices.ContainsFunc(reviewed.Left(), func(r cleanup.Thing) bool { return r.APIVersion == t.APIVersion && r.String() == t.String() }) {
+			more = append(more, t.String())
+		}
+	}
+	if len(more) > 0 {
+		return statusError{fmt.Errorf("%s does not have %s: nothing was removed", file, strings.Join(more, ", ")), exitRefused}
+	}
+	return nil
+}
+
+// refusedCleanup marks what is refused as unsafe.
+func refusedCleanup(err error) error {
+	for _, is := range []error{cleanup.ErrRunning, cleanup.ErrOrphaned, cleanup.ErrUnknown, cleanup.ErrOther, cleanup.ErrBusy} {
+		if errors.Is(err, is) {
+			return statusError{fmt.Errorf("nothing was removed: %w", err), exitRefused}
+		}
+	}
+	return err
+}
+
+// cleaned says of a run that has stopped that some of it is done.
+func cleaned(c *cli.Context, err error) error {
+	if err == nil || errors.Is(err, cleanup.ErrOther) {
+		return refusedCleanup(err)
+	}
+	return statusError{fmt.Errorf("%w; the same command goes on, tierctl cleanup restore puts back", err), exitPartly}
+}
+
+// withJournal opens the journal of the cluster.
+func withJournal(c *cli.Context, config *rest.Config, do func(*cleanup.Journal) error) error {
+	path, err := journalPath(c, config)
+	if err != nil {
+		return err
+	}
+	j, err := cleanup.OpenJournal(path)
+	if err != nil {
+		return refusedCleanup(err)
+	}
+	return errors.Join(do(j), j.Close())
+}
+
+// journalPath is what the flag says, or a file for the cluster among what programs remember of a user.
+func journalPath(c *cli.Context, config *rest.Config) (string, error) {
+	if path := c.String("journal"); path != "" {
+		return path, nil
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", usagef("--journal FILE is needed: %v", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	host := strings.Map(func(r rune) rune {
+		if r == '/' || r == ':' {
+			return '-'
+		}
+		return r
+	}, strings.TrimPrefix(strings.TrimPrefix(config.Host, "https://"), "http://"))
+	return filepath.Join(state, "tierwall", "cleanup-"+strings.Trim(host, "-")+".db"), nil
+}
+
+func cleanupStatus(c *cli.Context) error {
+	format, err := output(c, "json")
+	if err != nil {
+		return err
+	}
+	_, config, err := toClean(c)
+	if err != nil {
+		return err
+	}
+	path, err := journalPath(c, config)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no journal %s: nothing was begun", path)
+	}
+	return withJournal(c, config, func(j *cleanup.Journal) error {
+		p, phase, err := j.Run()
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			return fmt.Errorf("journal %s: nothing was begun", path)
+		}
+		gone := 0
+		for i := range p.Things {
+			if j.Gone(&p.Things[i]) {
+				gone++
+			}
+		}
+		if format == "json" {
+			err = json.NewEncoder(c.App.Writer).Encode(map[string]any{"phase": phase, "begun": p.Begun, "server": p.Server, "objects": len(p.Things), "gone": gone, "journal": path})
+		} else {
+			_, err = fmt.Fprintf(c.App.Writer, "%s: %d of %d objects removed, begun %s, on %s\njournal: %s\n", phase, gone, len(p.Things), p.Begun.Format(time.RFC3339), p.Server, path)
+		}
+		if err == nil && phase != cleanup.Removed && phase != cleanup.Restored {
+			return statusError{errors.New(""), exitError}
+		}
+		return err
+	})
+}
+
+func restoreCleanup(c *cli.Context) error {
+	cluster, config, err := toClean(c)
+	if err != nil {
+		return err
+	}
+	return withJournal(c, config, func(j *cleanup.Journal) error {
+		if !c.Bool("yes") {
+			p, phase, err := j.Run()
+			if err != nil || p == nil {
+				return errors.Join(err, errors.New("nothing was begun: there is nothing to put back"))
+			}
+			fmt.Fprintf(c.App.Writer, "%d objects of the run that is %s; nothing was changed: --yes makes again those that are not there\n", len(p.Things), phase)
+			return nil
+		}
+		return cleaned(c, cluster.Restore(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
+	})
+}
