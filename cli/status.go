@@ -171,11 +171,14 @@ func (v *statusView) judged(c *cli.Context, s store.Store) (all []client.Object,
 func (v *statusView) count(kind string, objs []client.Object) {
 	n := kindStatus{Kind: kind}
 	for _, o := range objs {
+		name := v3.RefOf(o.(v3.Object)).String()
+		if t, err := store.TrialOf(o); err == nil && t != nil {
+			v.Warnings = append(v.Warnings, objectStatus{name, controllers.Fault{Reason: "OnTrial", Message: trialWords(t)}})
+		}
 		if !hasStatus(o) {
-			return
+			continue
 		}
 		n.All++
-		name := v3.RefOf(o.(v3.Object)).String()
 		wrong, warning := controllers.FaultOf(o)
 		if wrong != nil {
 			v.Objects = append(v.Objects, objectStatus{name, *wrong})
@@ -189,6 +192,15 @@ func (v *statusView) count(kind string, objs []client.Object) {
 	if n.All > 0 {
 		v.Kinds = append(v.Kinds, n)
 	}
+}
+
+// trialWords are of an object that is not as it is to stay, unless somebody says so.
+func trialWords(t *store.Trial) string {
+	done := "changed"
+	if t.Gone {
+		done = "deleted"
+	}
+	return fmt.Sprintf("%s on trial by %s until %s: tierctl confirm %s keeps it so", done, t.By, t.Until.Format(time.RFC3339), t.ID)
 }
 
 // hasStatus leaves out kinds that nobody judges.
