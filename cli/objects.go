@@ -168,7 +168,8 @@ func wrongWith(d store.Document, err error) (out []store.DocError) {
 		out = append(out, errorAt(d, f.Field, f.Message))
 	}
 	if len(out) == 0 {
-		out = []store.DocError{errorAt(d, "", inCalicoWords(err).Error())}
+		about := v3.Ref{Kind: d.Kind, Namespace: d.Namespace, Name: d.Name}
+		out = []store.DocError{errorAt(d, "", strings.TrimPrefix(inCalicoWords(err).Error(), about.String()+": "))}
 	}
 	return out
 }

@@ -58,7 +58,7 @@ func newSelfTest(c *cli.Context, s store.Store) (*selfTest, error) {
 	}
 	for _, target := range t.targets {
 		if err := reachable(c.Context, target); err != nil {
-			return nil, statusError{fmt.Errorf("nothing was written: %s cannot be reached even before the change: %w", target, err), exitRefused}
+			return nil, statusError{fmt.Errorf("%s cannot be reached even before the change: %w", target, err), exitRefused}
 		}
 	}
 	t.session, t.server = sshSession()

@@ -282,7 +282,7 @@ func (w *Trier) Delete(ref v3.Ref) error {
 
 func (w *Trier) write(ref v3.Ref, obj, old client.Object, t Trial, how func(client.Object) (client.Object, error)) (client.Object, error) {
 	if !triable(refKind(ref.Kind)) {
-		return nil, fmt.Errorf("%s: %w: a %s cannot be changed on trial: it says what there is, and not what is allowed", ref, ErrInvalid, ref.Kind)
+		return nil, fmt.Errorf("%s: %w: a %s cannot be changed on trial: only ClusterNetworkPolicy and what agents follow of projectcalico.org can", ref, ErrInvalid, ref.Kind)
 	}
 	on, err := t.put(obj, old)
 	if err != nil {
