@@ -129,3 +129,23 @@ func TestEnvironmentAlone(t *testing.T) {
 		}
 	}
 }
+
+// One whom the API server does not know is told so in calicoctl's words, whatever he asked for; scripts look for them.
+func TestUnauthorized(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = w.Write([]byte(`{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 401, "reason": "Unauthorized", "message": "Unauthorized"}`))
+	}))
+	defer server.Close()
+	nothingThere(t)
+	t.Setenv("DATASTORE_TYPE", "kubernetes")
+	t.Setenv("K8S_API_ENDPOINT", server.URL)
+	for _, command := range []string{"get tier", "get tier default", "label tier default a=b", "lint", "wait tier default --for=create", "status"} {
+		var out strings.Builder
+		run(t.Context(), strings.Fields(command), nil, &out, &out)
+		if !strings.HasPrefix(out.String(), "tierctl: connection is unauthorized: ") {
+			t.Errorf("%s: %s", command, out.String())
+		}
+	}
+}

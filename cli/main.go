@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/tierwall/tierwall/cli/early"
 	"github.com/tierwall/tierwall/controllers/store"
@@ -48,6 +49,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	}
 	if err == nil {
 		return exitOK
+	}
+	if apierrors.IsUnauthorized(err) {
+		err = fmt.Errorf("connection is unauthorized: %w", err) // as calicoctl says it
 	}
 	if text := err.Error(); text != "" {
 		fmt.Fprintf(errs, "%s %s%s\n", paint(errs, red, app.Name+":"), text, whereTo(app, err))
