@@ -301,9 +301,9 @@ func (v *statusView) write(c *cli.Context, format string) error {
 
 func (v *statusView) print(c *cli.Context, wide bool) error {
 	w := tabwriter.NewWriter(c.App.Writer, 5, 1, 3, ' ', 0)
-	most := 160
+	most, lines := 160, 20
 	if wide {
-		most = 1 << 20
+		most, lines = 1<<20, 1<<20
 	}
 	paint := func(k colour, text string) string { return paint(c.App.Writer, k, text) }
 	fmt.Fprintf(w, "NODE\t%s\tSINCE\tREPORTED\tENDPOINTS\tPOLICIES\tAGENT\n", paint(normal, "ENFORCING"))
@@ -326,16 +326,24 @@ func (v *statusView) print(c *cli.Context, wide bool) error {
 		return err
 	}
 	var b strings.Builder
-	heading := "\n" + paint(red, "Not as it should be:") + "\n"
-	for _, text := range v.Wrong {
-		b.WriteString(heading + "  " + oneLine(text, most) + "\n")
-		heading = ""
+	list := func(heading string, all []string) {
+		for i, text := range all {
+			if i == 0 {
+				b.WriteString("\n" + heading + "\n")
+			}
+			if i == lines {
+				fmt.Fprintf(&b, "  and %d more: -o wide says them all\n", len(all)-i)
+				return
+			}
+			b.WriteString("  " + oneLine(text, most) + "\n")
+		}
 	}
-	heading = "\n" + paint(yellow, "Warnings:") + "\n"
+	list(paint(red, "Not as it should be:"), v.Wrong)
+	var warnings []string
 	for _, o := range v.Warnings {
-		b.WriteString(heading + "  " + oneLine(o.Object+": "+o.Message, most) + "\n")
-		heading = ""
+		warnings = append(warnings, o.Object+": "+o.Message)
 	}
+	list(paint(yellow, "Warnings:"), warnings)
 	if v.Well {
 		b.WriteString("\n" + paint(green, "All is as it should be.") + "\n")
 	}
