@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -64,6 +65,23 @@ func TestSVG(t *testing.T) {
 	}
 	if text := drawn(t, draw.SVG, big(1000), "many"); len(text) > 16<<20 {
 		t.Errorf("1000 ends are %d bytes", len(text))
+	}
+}
+
+// A crowd of arrows has no labels, and goes straight: to find a place for each of many thousands took minutes.
+func TestGraphOfACrowd(t *testing.T) {
+	for n, labelled := range map[int]bool{20: true, 60: false} {
+		var ends []reach.End
+		for i := range n {
+			ends = append(ends, pods(fmt.Sprint("n", i), "p"))
+		}
+		text := drawn(t, draw.GraphSVG, matrixOf(ends, func(from, to string) string { return "TCP " + from[1:2] + to[1:2] }), "crowd")
+		if arrows := strings.Count(text, "marker-end="); arrows < n*n/4 {
+			t.Errorf("%d ends have %d arrows", n, arrows)
+		}
+		if strings.Contains(text, `class="conns"`) != labelled {
+			t.Errorf("%d ends: labels should be there: %t", n, labelled)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	graphTop    = 96
 	graphMargin = 24
 	mostName    = 52
+	crowd       = 2000 // arrows, of which nobody follows one by eye: they go straight and have no label
 )
 
 // rect is where something stands.
@@ -255,7 +256,9 @@ func (l *layout) draw(out svg) {
 		l.group(out, k)
 	}
 	for i := range l.arrows {
-		l.label(out, &l.arrows[i], l.curves[i])
+		if len(l.arrows) <= crowd {
+			l.label(out, &l.arrows[i], l.curves[i])
+		}
 	}
 }
 
@@ -327,6 +330,9 @@ func (l *layout) curve(a *arrow) curve {
 	}
 	if to.left {
 		c.x2 = x3 - bend
+	}
+	if len(l.arrows) > crowd {
+		return c
 	}
 	for _, bow := range []int{0, 50, -50, 100, -100, 160, 220, 300} {
 		d := c
