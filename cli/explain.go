@@ -140,9 +140,14 @@ func explainEndpoint(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	shown, err := endpoints(x.plan, c.Args().First())
+	name := c.Args().First()
+	shown, err := endpoints(x.plan, name)
+	if namespace := c.String("namespace"); err != nil && namespace != "" && !strings.Contains(name, "/") {
+		name = namespace + "/" + name
+		shown, err = endpoints(x.plan, name)
+	}
 	if err != nil {
-		return x.noEndpoint(c.Args().First(), err)
+		return x.noEndpoint(name, err)
 	}
 	var all []endpointExplained
 	for _, e := range shown {
