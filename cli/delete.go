@@ -69,10 +69,10 @@ func deleteObjects(c *cli.Context) error {
 			deleted++
 		}
 	}
-	if format == "" && dryRunOf(c) == "" && deleted > 0 {
-		fmt.Fprintf(c.App.Writer, "Successfully deleted %d '%s' resource(s)\n", deleted, refs[0].Kind)
+	if deleted == 0 {
+		return done.end(c, format)
 	}
-	return done.end(c, format)
+	return done.end(c, format, fmt.Sprintf("Successfully deleted %d '%s' resource(s)", deleted, refs[0].Kind))
 }
 
 func deleteOne(c *cli.Context, tx store.Writer, ref v3.Ref) (string, error) {

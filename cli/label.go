@@ -69,14 +69,15 @@ func labelObject(c *cli.Context) error {
 		printResult(c, format, refs[0], result)
 		return done.end(c, format)
 	}
+	var sentences []string
 	for _, l := range labels {
 		preposition := "on"
 		if l.remove {
 			preposition = "from"
 		}
-		fmt.Fprintf(c.App.Writer, "Successfully %s label %s %s %s %s\n", l.done, l.key, preposition, kind, name)
+		sentences = append(sentences, fmt.Sprintf("Successfully %s label %s %s %s %s", l.done, l.key, preposition, kind, name))
 	}
-	return done.end(c, format)
+	return done.end(c, format, sentences...)
 }
 
 // labellings are what stands behind KIND NAME.

@@ -82,10 +82,7 @@ func change(c *cli.Context, result string, one func(v3.Ref, client.Object) (clie
 	for i, ref := range refs {
 		printResult(c, format, ref, results[i])
 	}
-	if format == "" && dryRunOf(c) == "" {
-		fmt.Fprintf(c.App.Writer, "Successfully %s %d '%s' resource(s)\n", result, len(refs), refs[0].Kind)
-	}
-	return done.end(c, format)
+	return done.end(c, format, fmt.Sprintf("Successfully %s %d '%s' resource(s)", result, len(refs), refs[0].Kind))
 }
 
 // changeOne without the store's own trial when that is not wanted.

@@ -207,9 +207,17 @@ func transact(c *cli.Context, s store.Store, f func(store.Writer) error) (done w
 	return done, done.trial.begun(c, err)
 }
 
-// end says which revision the store has and, of a change on trial, what becomes of it.
-func (w written) end(c *cli.Context, format string) error {
-	return errors.Join(printRevision(c, format, w.revision), w.trial.await(c))
+// end says which revision the store has and, of a change on trial, what becomes of it. Calicoctl's sentences of success come last.
+func (w written) end(c *cli.Context, format string, sentences ...string) error {
+	if err := errors.Join(printRevision(c, format, w.revision), w.trial.await(c)); err != nil {
+		return err
+	}
+	if format == "" && dryRunOf(c) == "" {
+		for _, s := range sentences {
+			fmt.Fprintln(c.App.Writer, s)
+		}
+	}
+	return nil
 }
 
 // outcome of one object of a file.
@@ -250,10 +258,7 @@ func write(c *cli.Context, verb string, one func(store.Writer, store.Document) (
 	for i, d := range docs {
 		printResult(c, format, refOf(d), outcomes[i].result)
 	}
-	if format == "" && dryRunOf(c) == "" {
-		fmt.Fprintf(c.App.Writer, "Successfully %s %d %sresource(s)\n", pastOf[verb], len(docs), kindOfAll(docs))
-	}
-	return done.end(c, format)
+	return done.end(c, format, fmt.Sprintf("Successfully %s %d %sresource(s)", pastOf[verb], len(docs), kindOfAll(docs)))
 }
 
 // pastOf are calicoctl's words.
@@ -418,6 +423,10 @@ func printResult(c *cli.Context, format string, ref v3.Ref, result string) {
 		result += " (dry run)"
 	case dryClient:
 		result += " (dry run, without the store)"
+	case "":
+		if c.IsSet("confirm-within") {
+			result += " (on trial)"
+		}
 	}
 	switch format {
 	case "json":
