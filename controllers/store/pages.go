@@ -24,7 +24,7 @@ type pages struct {
 	text []byte
 	size uint64 // of a page
 	end  uint64 // the number behind the last page
-	seen map[uint64]bool
+	seen []bool // by page
 }
 
 const (
@@ -49,7 +49,7 @@ type element struct {
 
 // checkPages looks at all that can be reached in the file as raw has it.
 func checkPages(file *os.File, raw *bbolt.Tx) error {
-	p := &pages{size: uint64(raw.DB().Info().PageSize), seen: map[uint64]bool{0: true, 1: true}}
+	p := &pages{size: uint64(raw.DB().Info().PageSize)}
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -66,6 +66,7 @@ func checkPages(file *os.File, raw *bbolt.Tx) error {
 			if p.end = u64(head[headEnd:]); p.end > uint64(len(p.text))/p.size {
 				return fmt.Errorf("%w: it says that it ends with page %d", ErrCorrupt, p.end)
 			}
+			p.seen = append([]bool{true, true}, make([]bool, p.end)...) // the heads are in no tree
 			return p.tree(u64(head[headRoot:]), nil, nil, true)
 		}
 	}
