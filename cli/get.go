@@ -60,6 +60,11 @@ func get(c *cli.Context) error {
 	if c.Bool("watch") {
 		return watchObjects(c, v, form, namespace, labelled)
 	}
+	if v.format == "name" && c.NArg() == 1 && c.String("selector") == "" {
+		if told, err := v.namesAlone(c, namespace); told {
+			return err
+		}
+	}
 	objs, missing, err := fetch(c, kind, namespace)
 	if err != nil && len(objs) == 0 {
 		return err
@@ -69,6 +74,23 @@ func get(c *cli.Context) error {
 	}
 	objs = slices.DeleteFunc(objs, func(o client.Object) bool { return !labelled(o) })
 	return errors.Join(form.print(v, c.App.Writer, objs), err, errors.Join(missing...))
+}
+
+// namesAlone prints all names where a store has them without the objects, and tells whether it is one.
+func (v *getView) namesAlone(c *cli.Context, namespace string) (bool, error) {
+	s, err := openStore(c)
+	if err != nil {
+		return true, err
+	}
+	b, ok := s.(*store.Bolt)
+	if !ok {
+		return false, nil
+	}
+	refs, err := b.Names(c.Context, v.kind.Kind, namespace)
+	if err != nil {
+		return true, err
+	}
+	return true, printNames(c.App.Writer, refs)
 }
 
 func kindNames() (out []string) {

@@ -106,12 +106,20 @@ func fromFile(ready func(*getView) error) func(*getView) error {
 }
 
 func (v *getView) names(w io.Writer, objs []client.Object) error {
-	for _, o := range objs {
-		if _, err := fmt.Fprintln(w, v3.RefOf(o.(v3.Object))); err != nil {
-			return err
-		}
+	refs := make([]v3.Ref, len(objs))
+	for i, o := range objs {
+		refs[i] = v3.RefOf(o.(v3.Object))
 	}
-	return nil
+	return printNames(w, refs)
+}
+
+func printNames(w io.Writer, refs []v3.Ref) error {
+	var text strings.Builder
+	for _, ref := range refs {
+		fmt.Fprintln(&text, ref)
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
 }
 
 func (v *getView) yaml(w io.Writer, objs []client.Object) error {

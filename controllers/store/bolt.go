@@ -86,6 +86,14 @@ func (b *Bolt) List(ctx context.Context, kind, namespace string) (objs []client.
 	return objs, err
 }
 
+// Names are those of the objects that List gives, of which none is decoded: that is what a long list costs most.
+func (b *Bolt) Names(ctx context.Context, kind, namespace string) (refs []v3.Ref, err error) {
+	err = b.view(ctx, func(tx *Tx) error {
+		return tx.each(kind, namespace, func(ref v3.Ref, _ []byte) { refs = append(refs, ref) })
+	})
+	return refs, err
+}
+
 // Put implements Store.
 func (b *Bolt) Put(ctx context.Context, obj client.Object) (out client.Object, err error) {
 	_, err = b.Transact(ctx, func(tx Writer) error {

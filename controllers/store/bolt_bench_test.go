@@ -12,7 +12,7 @@ import (
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// What it costs to open a file of ten thousand policies, to get one of them and to list them all: each also as a multiple of reading the
+// What it costs to open a file of ten thousand policies, to get one of them, to name them all and to list them all: each also as a multiple of reading the
 // file's bytes in the same run.
 func BenchmarkBolt(b *testing.B) {
 	s := manyPolicies(b, 10000)
@@ -36,6 +36,7 @@ func BenchmarkBolt(b *testing.B) {
 			_, err := s.Get(b.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: "policy-5000"})
 			return err
 		}},
+		{"names", func() error { _, err := s.Names(b.Context(), "GlobalNetworkPolicy", ""); return err }},
 		{"list", func() error { _, err := s.List(b.Context(), "GlobalNetworkPolicy", ""); return err }},
 	} {
 		b.Run(row.name, func(b *testing.B) {

@@ -19,13 +19,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 )
 
-// contents are the namespaces of a store with their labels.
+// contents are the namespaces of a store with their labels; their names alone are the same.
 func contents(s *Bolt) (map[string]string, error) {
 	objs, err := s.List(context.Background(), "Namespace", "")
+	refs, errNames := s.Names(context.Background(), "Namespace", "")
+	if same := slices.EqualFunc(objs, refs, func(o client.Object, ref v3.Ref) bool { return v3.RefOf(o.(v3.Object)) == ref }); !same || (err == nil) != (errNames == nil) {
+		return nil, fmt.Errorf("%d objects (%v) have %d names (%v)", len(objs), err, len(refs), errNames)
+	}
 	out := map[string]string{}
 	for _, o := range objs {
 		out[o.GetName()] = o.GetLabels()["v"]

@@ -44,6 +44,17 @@ func (tx *Tx) Get(ref v3.Ref) (client.Object, error) {
 func (tx *Tx) List(kind, namespace string) ([]client.Object, error) {
 	var refs []v3.Ref
 	var texts [][]byte
+	err := tx.each(kind, namespace, func(ref v3.Ref, text []byte) {
+		refs, texts = append(refs, ref), append(texts, bytes.Clone(text))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return decodeAll(refs, texts)
+}
+
+// each tells of those objects that List gives, as they are stored.
+func (tx *Tx) each(kind, namespace string, f func(ref v3.Ref, text []byte)) error {
 	prefix := []byte(kind + "\x00")
 	if namespace != "" {
 		prefix = []byte(kind + "\x00" + namespace + "\x00")
@@ -52,11 +63,11 @@ func (tx *Tx) List(kind, namespace string) ([]client.Object, error) {
 	for k, v := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		ref, err := refOfKey(k)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		refs, texts = append(refs, ref), append(texts, bytes.Clone(unsealed(v)))
+		f(ref, unsealed(v))
 	}
-	return decodeAll(refs, texts)
+	return nil
 }
 
 // decodeAll on all processors, for it is what a long list costs most. The texts are no memory of the file's: what a truncated file does to
