@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -102,7 +103,7 @@ func TestKubernetesAdmission(t *testing.T) {
 		switch {
 		case row.field == "" && len(d.Errors) > 0:
 			t.Errorf("refused:\n%s\n%+v", row.object, d.Errors)
-		case row.field != "" && (len(d.Errors) == 0 || !strings.HasPrefix(d.Errors[0].Field, row.field)):
+		case row.field != "" && !slices.ContainsFunc(d.Errors, func(e DocError) bool { return strings.HasPrefix(e.Field, row.field) }):
 			t.Errorf("%s\nwant an error at %s, have %+v", row.object, row.field, d.Errors)
 		case row.field == "":
 			decodesAgain(t, d)
