@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -126,6 +127,7 @@ func (o *Options) names(t *Thing) bool { return slices.Contains(o.Named, t.Strin
 type Cluster struct {
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
+	served   discovery.DiscoveryInterface
 	host     string
 	page     int64
 	patience time.Duration             // for an object to go
@@ -146,7 +148,11 @@ func Open(config *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
 	}
-	return &Cluster{dynamic: d, metadata: m, host: config.Host, page: 500, patience: time.Minute}, nil
+	served, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
+	}
+	return &Cluster{dynamic: d, metadata: m, served: served, host: config.Host, page: 500, patience: time.Minute}, nil
 }
 
 // Find looks everywhere. What cannot be looked at is in Unknown; the error is ctx's.
@@ -161,6 +167,9 @@ func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
 		if err := s.objectsOf(ctx, d); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.insideSpaces(ctx); err != nil {
+		return nil, err
 	}
 	s.finalizers()
 	slices.SortStableFunc(s.found.Things, func(a, b Thing) int {

@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 )
 
 // usedByUs is on the CRDs that Tierwall has installed or taken over.
@@ -223,6 +225,72 @@ func conditions(_ context.Context, _ *search, u *unstructured.Unstructured, t *T
 	}
 	return nil
 }
+
+// insideSpaces finds what else is in Calico's namespaces, and goes with them: it is to be seen, and saved. What its owner or the cluster makes
+// by itself is not.
+func (s *search) insideSpaces(ctx context.Context) error {
+	var spaces []string
+	known := map[string]bool{}
+	for i := range s.found.Things {
+		t := &s.found.Things[i]
+		known[string(t.key())] = true
+		if t.Stage == Spaces {
+			spaces = append(spaces, t.Name)
+		}
+	}
+	if len(spaces) == 0 {
+		return nil
+	}
+	lists, err := discovery.ServerPreferredNamespacedResources(s.served)
+	if failed := (*discovery.ErrGroupDiscoveryFailed)(nil); errors.As(err, &failed) {
+		for gv, err := range failed.Groups {
+			if ofGroup(gv.Group) == "" { // theirs is an APIService that nobody answers for
+				_ = s.unknown(ctx, "what is served as "+gv.String(), err)
+			}
+		}
+	} else if err := s.unknown(ctx, "what is served", err); err != nil {
+		return err
+	}
+	for _, l := range lists {
+		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+		if err != nil {
+			return err
+		}
+		for _, r := range l.APIResources {
+			if !slices.Contains(r.Verbs, "list") || !slices.Contains(r.Verbs, "delete") || r.Kind == "Event" || r.Kind == "Endpoints" {
+				continue
+			}
+			for _, space := range spaces {
+				if err := s.inside(ctx, space, gv.WithResource(r.Name), r.Kind, known); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *search) inside(ctx context.Context, space string, r schema.GroupVersionResource, kind string, known map[string]bool) error {
+	for next := ""; ; {
+		list, err := s.metadata.Resource(r).Namespace(space).List(ctx, metav1.ListOptions{Limit: s.page, Continue: next})
+		if err := s.unknown(ctx, fmt.Sprintf("%s in namespace %s", r.GroupResource(), space), err); err != nil || list == nil {
+			return err
+		}
+		for i := range list.Items {
+			o := &list.Items[i]
+			t := s.thing(Accounts, r, kind, o, "it is in namespace "+space)
+			if metav1.GetControllerOf(o) == nil && !known[string(t.key())] && !made[kind+"/"+o.Name] {
+				s.found.Things = append(s.found.Things, t)
+			}
+		}
+		if next = list.GetContinue(); next == "" {
+			return nil
+		}
+	}
+}
+
+// made are the objects that every namespace has.
+var made = map[string]bool{"ServiceAccount/default": true, "ConfigMap/kube-root-ca.crt": true}
 
 // takers are the workloads that take away a finalizer (contract §7.2).
 var takers = []struct{ prefix, by string }{
