@@ -1,0 +1,534 @@
+package leftovers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/tierwall/tierwall/dataplane/leftovers"
+	"github.com/tierwall/tierwall/test/lab"
+)
+
+var noNamespaces error
+
+func TestMain(m *testing.M) {
+	noNamespaces = lab.Enter()
+	os.Exit(m.Run())
+}
+
+// onMachine runs f on a thread with a network namespace of its own, which is gone afterwards.
+func onMachine(t *testing.T, f func(m *machine)) {
+	t.Helper()
+	lab.Need(t, noNamespaces)
+	for _, program := range []string{"iptables-legacy-restore", "iptables-nft-restore", "ipset", "nft", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	done := make(chan any)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
+		defer func() { done <- recover() }()
+		must(unix.Unshare(unix.CLONE_NEWNET))
+		f(&machine{t, t.TempDir()})
+	}()
+	if p := <-done; p != nil {
+		t.Fatal(p)
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// machine is a network namespace, with a folder for its files.
+type machine struct {
+	t    *testing.T
+	root string
+}
+
+func (m *machine) options() leftovers.Options {
+	return leftovers.Options{Of: leftovers.Owners(), Root: m.root}
+}
+
+// sh runs a script of real commands, which must succeed.
+func (m *machine) sh(script string) string {
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Env = append(os.Environ(), "ROOT="+m.root)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		panic(fmt.Sprintf("%s: %v: %s", script, err, out))
+	}
+	return string(out)
+}
+
+func (m *machine) find(o leftovers.Options) *leftovers.Leftovers {
+	l, err := leftovers.Find(context.Background(), o)
+	must(err)
+	return l
+}
+
+func (m *machine) remove(o leftovers.Options) {
+	for _, s := range leftovers.Steps(o) {
+		must(s.Do(context.Background()))
+	}
+}
+
+// all that is on the machine, with counters, without what only tells when it was asked.
+func (m *machine) all() string {
+	text := m.sh(`for v in legacy nft; do for p in iptables ip6tables; do echo "== $p $v"; $p-$v-save -c 2>/dev/null; done; done
+		echo == nft; nft list ruleset; echo == sets; ipset save; echo == routes; ip route show table all; ip -6 route show table all
+		echo == rules; ip rule; ip -6 rule; echo == links; ip -o link; echo == files; cd $ROOT; find . -mindepth 1 | sort`)
+	return changing.ReplaceAllString(text, "")
+}
+
+var changing = regexp.MustCompile(`(?m)^#.*\n| initval \S+|expires \S+|\n*local \S+ .*|\n*multicast .*|\n*anycast .*|^\d+: |@\S+|^ff00.*\n`)
+
+// What others have on the machine: beside the leftovers, in the same tables, before and behind them.
+const foreign = `
+for v in legacy nft; do for p in iptables ip6tables; do
+	a=10.7.0.1; [ $p = iptables ] || a=fd00::7
+	$p-$v-restore -c <<-END
+		*filter
+		:INPUT ACCEPT [7:700]
+		:KUBE-FORWARD - [0:0]
+		:KUBE-FIREWALL - [0:0]
+		:DOCKER-USER - [0:0]
+		:calico-mine - [0:0]
+		[1:100] -A INPUT -j KUBE-FIREWALL
+		[2:200] -A FORWARD -s $a -m comment --comment "mine: \"cali:\" is not at its beginning" -j ACCEPT
+		[3:300] -A FORWARD -j KUBE-FORWARD
+		[4:400] -A FORWARD -s $a -j calico-mine
+		[5:500] -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+		COMMIT
+		*nat
+		:KUBE-SERVICES - [0:0]
+		[6:600] -A PREROUTING -j KUBE-SERVICES
+		[7:700] -A POSTROUTING -s $a -j MASQUERADE
+		COMMIT
+		*mangle
+		[8:800] -A PREROUTING -s $a -j MARK --set-xmark 0x1/0x1
+		COMMIT
+		*raw
+		COMMIT
+	END
+done; done
+nft -f - <<END
+table inet tierwall { chain cali-FORWARD { tcp dport 1 counter drop comment "cali:not Calico's, for the table is another's"; } }
+table ip kube-proxy { chain services { counter accept; }; }
+END
+ipset create cali-mine hash:net
+ipset create other hash:net
+ip link add eth0 type dummy; ip link set eth0 up; ip address add 192.0.2.1/24 dev eth0; ip link set lo up
+ip route add 10.8.0.0/16 via 192.0.2.2 proto bird
+ip route add 10.9.0.0/16 via 192.0.2.2 proto static
+ip rule add fwmark 0x1 lookup 7 priority 98; ip route add default via 192.0.2.2 table 7
+ip link add vxlan0 type vxlan id 7 dstport 4789 local 192.0.2.1
+mkdir -p $ROOT/etc/cni/net.d $ROOT/opt/cni/bin $ROOT/var/lib/cni; echo '{"type":"azure-vnet"}' >$ROOT/etc/cni/net.d/20-azure.conflist; echo x >$ROOT/opt/cni/bin/host-local
+`
+
+// What Calico, kube-router and Azure NPM leave.
+const left = `
+ipset create cali40s:abc hash:net; ipset add cali40s:abc 10.1.0.0/16
+ipset create cali60s:abc hash:net family inet6
+ipset create cali40masq-ipam-pools hash:net
+ipset create KUBE-SRC-ABC hash:ip; ipset create inet6:KUBE-DST-ABC hash:ip family inet6
+ipset create azure-npm-1 hash:net; ipset create azure-npm-2 list:set; ipset add azure-npm-2 azure-npm-1
+for v in legacy nft; do for p in iptables ip6tables; do
+	set=cali40s:abc; src=KUBE-SRC-ABC; [ $p = iptables ] || { set=cali60s:abc; src=inet6:KUBE-DST-ABC; }
+	$p-$v-restore --noflush <<-END
+		*filter
+		:cali-FORWARD - [0:0]
+		:cali-INPUT - [0:0]
+		:cali-from-wl-dispatch - [0:0]
+		:cali-fw-cali1 - [0:0]
+		:cali-pi-_abc - [0:0]
+		:felix-INPUT - [0:0]
+		:KUBE-ROUTER-FORWARD - [0:0]
+		:KUBE-POD-FW-ABC - [0:0]
+		:KUBE-NWPLCY-ABC - [0:0]
+		:AZURE-NPM - [0:0]
+		:AZURE-NPM-INGRESS - [0:0]
+		-I INPUT -m comment --comment "cali:Cz_u1IQiXIMmKD4c" -j cali-INPUT
+		-A INPUT -j felix-INPUT
+		-I FORWARD -m comment --comment "cali:wUHhoiAYhphO9Mso" -j cali-FORWARD
+		-I FORWARD 2 -m comment --comment "kube-router netpol - TEMCG2JMHZYE7H7T" -j KUBE-ROUTER-FORWARD
+		-A FORWARD -m comment --comment "cali:S93hcgKJrXEqnTfs" -m comment --comment "Policy \"explicitly\" accepted packet." -m mark --mark 0x10000/0x10000 -j ACCEPT
+		-A FORWARD -m comment --comment "cali:mp77cMpurHhyjLrM" -j MARK --set-xmark 0x10000/0x10000
+		-A FORWARD -m comment --comment "rule to explicitly ACCEPT traffic that comply to network policies" -m mark --mark 0x20000/0x20000 -j ACCEPT
+		-A FORWARD -m conntrack --ctstate NEW -j AZURE-NPM
+		-A cali-FORWARD -i cali+ -j cali-from-wl-dispatch
+		-A cali-from-wl-dispatch -i cali1 -g cali-fw-cali1
+		-A cali-from-wl-dispatch -m comment --comment "cali:abc" -m comment --comment "Unknown interface" -j DROP
+		-A cali-fw-cali1 -m set --match-set $set src -j cali-pi-_abc
+		-A cali-fw-cali1 -j DROP
+		-A KUBE-ROUTER-FORWARD -i cali1 -j KUBE-POD-FW-ABC
+		-A KUBE-POD-FW-ABC -j KUBE-NWPLCY-ABC
+		-A KUBE-NWPLCY-ABC -m set --match-set $src src -j MARK --set-xmark 0x10000/0x10000
+		-A KUBE-POD-FW-ABC -j REJECT
+		-A AZURE-NPM -j AZURE-NPM-INGRESS
+		COMMIT
+		*nat
+		:cali-POSTROUTING - [0:0]
+		:cali-nat-outgoing - [0:0]
+		-I POSTROUTING -m comment --comment "cali:O3lYWMrLQYEMJtB5" -j cali-POSTROUTING
+		-A cali-POSTROUTING -j cali-nat-outgoing
+		COMMIT
+		*mangle
+		:cali-PREROUTING - [0:0]
+		:cali-POSTROUTING - [0:0]
+		-A PREROUTING -m comment --comment "cali:6gwbT8clXdHdC1b1" -j cali-PREROUTING
+		-A POSTROUTING -j cali-POSTROUTING
+		COMMIT
+		*raw
+		:cali-PREROUTING - [0:0]
+		-A PREROUTING -m comment --comment "cali:XFX5xbM8B9qR10JG" -j cali-PREROUTING
+		COMMIT
+	END
+done; done
+iptables-legacy -A cali-fw-cali1 -m set --match-set azure-npm-2 src -j DROP
+iptables-nft -t nat -A cali-nat-outgoing -m set --match-set cali40masq-ipam-pools src -j MASQUERADE
+nft -f - <<END
+table ip calico {
+	set cali40s-x { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }
+	set cali40masq-ipam-pools { type ipv4_addr; flags interval; }
+	map filter-cali-from-wl-dispatch { type ifname : verdict; elements = { "cali1" : goto filter-cali-fw-cali1 }; }
+	chain filter-cali-fw-cali1 { ip saddr @cali40s-x accept; drop; }
+	chain filter-cali-FORWARD { iifname vmap @filter-cali-from-wl-dispatch; drop comment "cali:x; Unknown interface"; }
+	chain filter-FORWARD { type filter hook forward priority 0; iifname "cali*" jump filter-cali-FORWARD; }
+	chain nat-cali-nat-outgoing { ip saddr @cali40masq-ipam-pools masquerade; }
+	chain nat-POSTROUTING { type nat hook postrouting priority 110; jump nat-cali-nat-outgoing; }
+}
+table ip6 calico { chain raw-PREROUTING { type filter hook prerouting priority -300; }; }
+table arp calico-arp { chain filter-OUTPUT { type filter hook output priority 0; }; }
+END
+ip link add vxlan.calico type vxlan id 4096 dstport 4790 local 192.0.2.1; ip link set vxlan.calico up
+ip route add blackhole 10.1.1.0/26 proto 80
+ip route add 10.1.2.0/26 via 192.0.2.2 proto 80
+ip route add 10.1.3.0/26 via 192.0.2.2 dev vxlan.calico proto 80 onlink
+ip rule add not fwmark 0x100000/0x100000 lookup 1 priority 99
+ip route add throw 10.1.4.0/26 proto 80 table 1
+ip -6 rule add not fwmark 0x100000/0x100000 lookup 1 priority 99
+mkdir -p $ROOT/run/calico $ROOT/var/log/calico/cni $ROOT/var/lib/calico
+echo '{"plugins":[{"type":"calico"}]}' >$ROOT/etc/cni/net.d/10-calico.conflist; echo secret >$ROOT/etc/cni/net.d/calico-kubeconfig
+echo plugin >$ROOT/opt/cni/bin/calico; echo ipam >$ROOT/opt/cni/bin/calico-ipam; echo n1 >$ROOT/var/lib/calico/nodename; echo log >$ROOT/var/log/calico/cni/cni.log
+`
+
+// emptyChains are what the foreign rules' tables had anyway: leftovers' removal leaves the kernel's own chains that they were in.
+const withAllTables = `
+for p in iptables ip6tables; do for t in filter nat mangle raw; do for c in INPUT FORWARD OUTPUT PREROUTING POSTROUTING; do
+	$p-nft -t $t -A $c -j ACCEPT 2>/dev/null && $p-nft -t $t -D $c -j ACCEPT || true
+done; done; done
+`
+
+// Everything of theirs goes, and what others have stays byte for byte, in its order and with its counters. A second time there is nothing.
+func TestRemove(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(withAllTables + foreign)
+		before := m.all()
+		m.sh(left)
+		full := m.all()
+		if full == before {
+			t.Fatal("nothing was left")
+		}
+		l := m.find(m.options())
+		if len(l.Unseen) > 0 || len(l.Kept) > 0 {
+			t.Errorf("unseen %q, kept %v", l.Unseen, l.Kept)
+		}
+		// The route of BIRD's that was there before counts as long as Calico's folder says that it was here: it is somebody's, so take it away here.
+		m.sh("ip route del 10.8.0.0/16")
+		before = strings.Replace(before, "10.8.0.0/16 via 192.0.2.2 dev eth0 proto bird \n", "", 1)
+		m.remove(m.options())
+		if diff := cmp.Diff(before, m.all()); diff != "" {
+			t.Errorf("not as before (-before +after):\n%s", diff)
+		}
+		if l := m.find(m.options()); len(l.Items) > 0 || len(l.Unseen) > 0 {
+			t.Errorf("left: %v, unseen %q", l.Items, l.Unseen)
+		}
+		m.remove(m.options())
+	})
+}
+
+// Only what belongs to those that are asked for goes.
+func TestOfOne(t *testing.T) {
+	for _, owner := range leftovers.Owners() {
+		onMachine(t, func(m *machine) {
+			m.sh(foreign + left)
+			m.sh("iptables-legacy -D cali-fw-cali1 -m set --match-set azure-npm-2 src -j DROP")
+			o := leftovers.Options{Of: []string{owner}, Root: m.root}
+			others := leftovers.Options{Of: slices.DeleteFunc(leftovers.Owners(), func(n string) bool { return n == owner }), Root: m.root}
+			want, mine := m.find(others), m.find(o)
+			if len(mine.Items) == 0 {
+				t.Errorf("nothing of %s", owner)
+			}
+			m.remove(o)
+			got := m.find(others)
+			for _, l := range []*leftovers.Leftovers{want, got} {
+				l.Items = slices.DeleteFunc(l.Items, func(i leftovers.Item) bool { return i.Kind == leftovers.Route }) // a device takes its routes along
+			}
+			if diff := cmp.Diff(want.Items, got.Items); diff != "" {
+				t.Errorf("without %s: %s", owner, diff)
+			}
+		})
+	}
+}
+
+// Ended behind any step, or within one that is then done again from its beginning, the whole is done by whoever begins anew.
+func TestKilledAtEveryStep(t *testing.T) {
+	var want string
+	onMachine(t, func(m *machine) {
+		m.sh(withAllTables + foreign + left)
+		m.remove(m.options())
+		want = m.all()
+	})
+	for n := range leftovers.Steps(leftovers.Options{}) {
+		onMachine(t, func(m *machine) {
+			m.sh(withAllTables + foreign + left)
+			for i, s := range leftovers.Steps(m.options()) {
+				if i <= n {
+					must(s.Do(context.Background()))
+				}
+				if i == n {
+					must(s.Do(context.Background()))
+				}
+			}
+			m.remove(m.options())
+			if diff := cmp.Diff(want, m.all()); diff != "" {
+				t.Errorf("ended behind step %d: %s", n, diff)
+			}
+		})
+	}
+}
+
+// What a backup has puts everything back.
+func TestBackup(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(withAllTables + foreign + left)
+		want := m.all()
+		l := m.find(m.options())
+		dir := filepath.Join(t.TempDir(), "a", "b")
+		must(leftovers.Backup(context.Background(), l, dir))
+		if err := leftovers.Backup(context.Background(), l, dir); err == nil {
+			t.Error("a second backup was written over the first")
+		}
+		m.remove(m.options())
+		m.sh("ip link add vxlan.calico type vxlan id 4096 dstport 4790 local 192.0.2.1; ip link set vxlan.calico up; " + filepath.Join(dir, leftovers.RestoreScript))
+		if diff := cmp.Diff(sorted(want), sorted(m.all())); diff != "" {
+			t.Errorf("not put back: %s", diff)
+		}
+	})
+}
+
+func sorted(text string) []string { return slices.Sorted(strings.SplitSeq(text, "\n")) }
+
+// Nothing is written where a backup cannot be made whole, and so nothing removed.
+func TestBackupFails(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left)
+		l := m.find(m.options())
+		t.Setenv("PATH", t.TempDir())
+		if err := leftovers.Backup(context.Background(), l, "/proc/none/x"); err == nil {
+			t.Error("a backup in /proc")
+		}
+	})
+}
+
+// Pods that live keep what carries their packets, and their interface whatever is said; the rules that would drop them go.
+func TestLivePods(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		other := exec.Command("unshare", "-n", "sleep", "100")
+		must(other.Start())
+		defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+		m.sh(foreign + left)
+		m.sh(fmt.Sprintf(`ip link add cali1 type veth peer name eth9
+			until [ "$(readlink /proc/%d/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do :; done
+			ip link set eth9 netns %d; ip link set cali1 up; ip route add 10.1.1.7/32 dev cali1 proto 80`, other.Process.Pid, other.Process.Pid))
+		o := m.options()
+		l := m.find(o)
+		if why := l.Refused(o); len(why) != 1 || !strings.Contains(why[0], "pods live on cali1") {
+			t.Errorf("refused: %q", why)
+		}
+		before := m.all()
+		for _, s := range leftovers.Steps(o) {
+			if err := s.Do(context.Background()); !errors.Is(err, leftovers.ErrRunning) {
+				t.Errorf("%s: %v", s.Name, err)
+			}
+		}
+		if diff := cmp.Diff(before, m.all()); diff != "" {
+			t.Errorf("refused, and done: %s", diff)
+		}
+		for _, keep := range []bool{true, false} {
+			if !keep { // another plugin's configuration is followed now; the pods are still Calico's
+				m.sh("mv $ROOT/etc/cni/net.d/10-calico.conflist $ROOT/etc/cni/net.d/90-calico.conflist")
+			}
+			o.KeepCNI = keep
+			if why := m.find(o).Refused(o); len(why) > 0 {
+				t.Errorf("refused: %q", why)
+			}
+			m.remove(o)
+			after := m.all()
+			for _, want := range []string{"cali1: <", "10.1.1.7 dev cali1", "blackhole 10.1.1.0/26", "vxlan.calico: <", "not from all fwmark 0x100000", "-j cali-nat-outgoing",
+				"chain nat-cali-nat-outgoing", "cali40masq-ipam-pools", "./var/lib/calico/nodename", "./opt/cni/bin/calico-ipam"} {
+				if !strings.Contains(after, want) {
+					t.Errorf("keep %v: %q is gone", keep, want)
+				}
+			}
+			for _, gone := range []string{"cali-FORWARD -i", "Unknown interface", "chain filter-", "cali40s:abc", "KUBE-POD-FW", "AZURE-NPM", "cali40s-x"} {
+				if strings.Contains(after, gone) {
+					t.Errorf("keep %v: %q is there", keep, gone)
+				}
+			}
+			if l := m.find(o); len(l.Items) > 0 || len(l.Kept) == 0 {
+				t.Errorf("keep %v: %v", keep, l.Items)
+			}
+		}
+	})
+}
+
+// Who would make it all again is told, if it works on this network namespace.
+func TestRunning(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left)
+		program := filepath.Join(t.TempDir(), "calico-node")
+		m.sh("cp $(command -v sleep) " + program)
+		for _, here := range []bool{true, false} {
+			cmd := exec.Command(program, "100")
+			if !here {
+				cmd = exec.Command("unshare", "-n", program, "100")
+			}
+			must(cmd.Start())
+			want := fmt.Sprintf("calico-node (process %d)", cmd.Process.Pid)
+			seen := func() bool { return slices.Contains(m.find(m.options()).Running, want) }
+			for !here && !isProgram(cmd.Process.Pid, program) {
+				runtime.Gosched()
+			}
+			if seen() != here {
+				t.Errorf("here %v: it is found to be %v", here, !here)
+			}
+			o := m.options()
+			o.KeepCNI = true
+			if refused := len(m.find(o).Refused(o)) > 0; refused != here {
+				t.Errorf("here %v: refused %v", here, refused)
+			}
+			must(cmd.Process.Kill())
+			_ = cmd.Wait()
+		}
+	})
+}
+
+func isProgram(pid int, path string) bool {
+	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return exe == path
+}
+
+// A tool that is missing is told of, and nothing is taken for empty because of it.
+func TestUnseen(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left)
+		bin := t.TempDir()
+		m.sh("for p in iptables ip6tables; do printf '#!/bin/sh\\necho no; exit 3\\n' >" + bin + "/$p-legacy-save; chmod +x " + bin + "/$p-legacy-save; done")
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		l := m.find(m.options())
+		if len(l.Unseen) != 10 || !strings.Contains(l.Unseen[0], "legacy iptables, filter: ") {
+			t.Errorf("unseen: %q", l.Unseen)
+		}
+	})
+}
+
+// While rules are removed a stream that they let by loses nothing, and what somebody else denies stays denied.
+func TestNoPacketIsLost(t *testing.T) {
+	for _, variant := range []string{"legacy", "nft"} {
+		onMachine(t, func(m *machine) {
+			m.sh("ip link set lo up\n" + strings.ReplaceAll(stream, "VARIANT", variant))
+			server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5000})
+			must(err)
+			defer server.Close()
+			must(server.SetReadBuffer(8 << 20))
+			client, err := net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
+			must(err)
+			defer client.Close()
+			end, sent := make(chan struct{}), make(chan int)
+			go func() {
+				n := 0
+				for {
+					select {
+					case <-end:
+						sent <- n
+						return
+					default:
+					}
+					if _, err := client.Write([]byte("x")); err == nil {
+						n++
+					} else {
+						t.Errorf("packet %d: %v", n, err)
+					}
+					time.Sleep(50 * time.Microsecond) // that is the stream's rate
+				}
+			}()
+			got, buffer := 0, make([]byte, 16)
+			received := make(chan struct{})
+			go func() {
+				defer close(received)
+				for {
+					if _, err := server.Read(buffer); err != nil {
+						return
+					}
+					got++
+				}
+			}()
+			m.remove(leftovers.Options{Root: m.root})
+			close(end)
+			n := <-sent
+			must(server.SetReadDeadline(time.Now().Add(time.Second)))
+			<-received
+			if got != n || n == 0 {
+				t.Errorf("%s: %d packets sent and %d have come", variant, n, got)
+			}
+			t.Logf("%s: %d packets while the rules were removed", variant, n)
+			if l := m.find(leftovers.Options{Root: m.root}); len(l.Items) > 0 {
+				t.Errorf("left: %v", l.Items)
+			}
+		})
+	}
+}
+
+// Rules that let by only what another table has marked: with any of them gone too early packets would be dropped.
+const stream = `
+iptables-VARIANT-restore --noflush <<END
+*raw
+:cali-OUTPUT - [0:0]
+-A OUTPUT -m comment --comment "cali:a" -j cali-OUTPUT
+-A cali-OUTPUT -j MARK --set-xmark 0x10000/0x10000
+COMMIT
+*filter
+:cali-OUTPUT - [0:0]
+-A OUTPUT -m comment --comment "cali:b" -j cali-OUTPUT
+-A OUTPUT -m comment --comment "cali:c" -m mark ! --mark 0x40000/0x40000 -j DROP
+-A cali-OUTPUT -m mark ! --mark 0x10000/0x10000 -j DROP
+-A cali-OUTPUT -j MARK --set-xmark 0x40000/0x40000
+COMMIT
+*mangle
+:cali-POSTROUTING - [0:0]
+-A POSTROUTING -m comment --comment "cali:d" -j cali-POSTROUTING
+-A cali-POSTROUTING -m mark ! --mark 0x40000/0x40000 -j DROP
+COMMIT
+END
+`

@@ -1,0 +1,333 @@
+package leftovers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// protoFelix and protoBIRD are by whom a route was made.
+const (
+	protoFelix = 80
+	protoBIRD  = unix.RTPROT_BIRD
+)
+
+// tunnels are Calico's devices, with their kinds. The kernel's module ipip makes tunl0 itself: it is only taken out of use.
+var tunnels = []struct{ name, kind string }{{"tunl0", "ipip"}, {"vxlan.calico", "vxlan"}, {"vxlan-v6.calico", "vxlan"},
+	{"wireguard.cali", "wireguard"}, {"wg-v6.cali", "wireguard"}, {"bpfin.cali", "veth"}, {"bpfout.cali", "veth"}}
+
+const builtInTunnel = "tunl0"
+
+var ipFamilies = []int{unix.AF_INET, unix.AF_INET6}
+
+// remains tells whether a folder says that Calico was on this machine. It goes last.
+func (s *search) remains() bool { return exists(s.path("/var/lib/calico")) }
+
+// foundRoute is a route of Calico's.
+type foundRoute struct {
+	netlink.Route
+	Item
+}
+
+// routes of Felix, and those of BIRD's if no BIRD runs and Calico was here: others use one too.
+func (s *search) routes() (found []foundRoute, err error) {
+	if !s.of(calico) {
+		return nil, nil
+	}
+	devices, err := deviceNames()
+	if err != nil {
+		return nil, err
+	}
+	bird := !birdRuns()
+	for _, family := range ipFamilies {
+		all, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range all {
+			dev, why := devices[r.LinkIndex], ""
+			switch {
+			case r.Protocol == protoFelix:
+				why = "protocol 80 is Felix's"
+			case r.Protocol == protoBIRD && bird && (isTunnel(dev) || s.remains()):
+				why = "protocol bird, no BIRD runs here, and Calico was here"
+			default:
+				continue
+			}
+			i := Item{Owner: calico, Kind: Route, In: familyName(family), Name: routeText(r, dev), Why: why, Stays: s.holds}
+			if slices.Contains(s.pods, dev) {
+				i.Stays = "a pod lives behind " + dev
+			}
+			found = append(found, foundRoute{r, i})
+		}
+	}
+	return found, nil
+}
+
+func findRoutes(_ context.Context, s *search) (items []Item, err error) {
+	all, err := s.routes()
+	for _, r := range all {
+		items = append(items, r.Item)
+	}
+	return items, err
+}
+
+func removeRoutes(_ context.Context, s *search) error {
+	all, err := s.routes()
+	errs := []error{err}
+	for _, r := range all {
+		if r.Stays != "" {
+			continue
+		}
+		if err := netlink.RouteDel(&r.Route); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// routeText is a route as ip route add takes it.
+func routeText(r netlink.Route, dev string) string {
+	var words []string
+	if kind := map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
+		unix.RTN_LOCAL: "local"}[r.Type]; kind != "" {
+		words = append(words, kind)
+	}
+	if r.Dst == nil {
+		words = append(words, "default")
+	} else {
+		words = append(words, r.Dst.String())
+	}
+	if r.Gw != nil {
+		words = append(words, "via", r.Gw.String())
+	}
+	for _, hop := range r.MultiPath {
+		words = append(words, "nexthop via", hop.Gw.String())
+	}
+	if dev != "" && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_LOCAL) {
+		words = append(words, "dev", dev)
+	}
+	if r.Src != nil {
+		words = append(words, "src", r.Src.String())
+	}
+	words = append(words, "proto", fmt.Sprint(int(r.Protocol)))
+	if r.Table != unix.RT_TABLE_MAIN {
+		words = append(words, "table", fmt.Sprint(r.Table))
+	}
+	if r.Priority != 0 {
+		words = append(words, "metric", fmt.Sprint(r.Priority))
+	}
+	if r.Scope == netlink.SCOPE_LINK {
+		words = append(words, "scope link")
+	}
+	if r.Flags&int(netlink.FLAG_ONLINK) != 0 {
+		words = append(words, "onlink")
+	}
+	return strings.Join(words, " ")
+}
+
+func deviceNames() (map[int]string, error) {
+	links, err := netlink.LinkList()
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	return names, err
+}
+
+func isTunnel(name string) bool {
+	for _, t := range tunnels {
+		if t.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func familyName(family int) string {
+	if family == unix.AF_INET6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// wireguardPriority is that of the rule by which Felix leads to the table of its WireGuard's routes what WireGuard has not sent itself.
+const wireguardPriority = 99
+
+// foundRule is an ip rule of Calico's.
+type foundRule struct {
+	netlink.Rule
+	Item
+}
+
+// ipRules that lead to a table in which nothing is but Felix's.
+func (s *search) ipRules() (found []foundRule, err error) {
+	if !s.of(calico) {
+		return nil, nil
+	}
+	for _, family := range ipFamilies {
+		all, err := netlink.RuleList(family)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range all {
+			if r.Table >= unix.RT_TABLE_COMPAT && r.Table <= unix.RT_TABLE_LOCAL || r.Table == unix.RT_TABLE_UNSPEC {
+				continue
+			}
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: r.Table}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return nil, err
+			}
+			others := slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Protocol != protoFelix })
+			wireguards := r.Priority == wireguardPriority && r.Invert && r.Mark != 0
+			if others || len(routes) == 0 && !wireguards {
+				continue
+			}
+			why := fmt.Sprintf("table %d has nothing but Felix's routes", r.Table)
+			if len(routes) == 0 {
+				why = "it is as Felix makes it for WireGuard, and leads nowhere"
+			}
+			r.Family = family
+			found = append(found, foundRule{r, Item{Owner: calico, Kind: IPRule, In: familyName(family), Name: ruleText(r), Why: why, Stays: s.holds}})
+		}
+	}
+	return found, nil
+}
+
+// ruleText is a rule as ip rule add takes it.
+func ruleText(r netlink.Rule) string {
+	var words []string
+	if r.Invert {
+		words = append(words, "not")
+	}
+	words = append(words, "from", netText(r.Src))
+	if r.Dst != nil {
+		words = append(words, "to", netText(r.Dst))
+	}
+	if r.IifName != "" {
+		words = append(words, "iif", r.IifName)
+	}
+	if r.Mark != 0 {
+		mark := fmt.Sprintf("%#x", r.Mark)
+		if r.Mask != nil {
+			mark += fmt.Sprintf("/%#x", *r.Mask)
+		}
+		words = append(words, "fwmark", mark)
+	}
+	return strings.Join(append(words, "table", fmt.Sprint(r.Table), "priority", fmt.Sprint(r.Priority)), " ")
+}
+
+func netText(n *net.IPNet) string {
+	if n == nil {
+		return "all"
+	}
+	return n.String()
+}
+
+func findIPRules(_ context.Context, s *search) (items []Item, err error) {
+	all, err := s.ipRules()
+	for _, r := range all {
+		items = append(items, r.Item)
+	}
+	return items, err
+}
+
+func removeIPRules(_ context.Context, s *search) error {
+	all, err := s.ipRules()
+	errs := []error{err}
+	for _, r := range all {
+		if r.Stays != "" {
+			continue
+		}
+		if err := netlink.RuleDel(&r.Rule); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// interfaces of Calico's. A pod's never is one, whether it lives or not.
+func (s *search) interfaces() (links []netlink.Link, items []Item, err error) {
+	if !s.of(calico) {
+		return nil, nil, nil
+	}
+	for _, t := range tunnels {
+		link, err := netlink.LinkByName(t.name)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("interface %s: %w", t.name, err)
+		}
+		if link.Type() != t.kind {
+			continue
+		}
+		i := Item{Owner: calico, Kind: Interface, Name: t.name, Why: "of kind " + t.kind + ", and called as Calico calls its own", Stays: s.holds}
+		if t.name == builtInTunnel {
+			was, err := s.usedBuiltIn(link)
+			if err != nil {
+				return nil, nil, err
+			}
+			if !was {
+				continue
+			}
+			i.Why = "Calico was here and it is up: it is set down, without its addresses, and stays as the kernel makes it"
+		}
+		links, items = append(links, link), append(items, i)
+	}
+	return links, items, nil
+}
+
+// usedBuiltIn tells whether Calico has put the kernel's own tunnel to use: others do so too.
+func (s *search) usedBuiltIn(link netlink.Link) (bool, error) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
+	if err != nil {
+		return false, err
+	}
+	calicos := s.remains() || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Protocol == protoFelix || r.Protocol == protoBIRD })
+	addresses, err := netlink.AddrList(link, unix.AF_INET)
+	return calicos && (len(addresses) > 0 || link.Attrs().RawFlags&unix.IFF_UP != 0), err
+}
+
+func findInterfaces(_ context.Context, s *search) ([]Item, error) {
+	_, items, err := s.interfaces()
+	return items, err
+}
+
+func removeInterfaces(_ context.Context, s *search) error {
+	links, items, err := s.interfaces()
+	errs := []error{err}
+	for n, link := range links {
+		if items[n].Stays != "" {
+			continue
+		}
+		remove := netlink.LinkDel
+		if items[n].Name == builtInTunnel {
+			remove = takeOutOfUse
+		}
+		if err := remove(link); err != nil && !errors.Is(err, unix.ENODEV) { // the other end of a pair goes with it
+			errs = append(errs, fmt.Errorf("%s: %w", items[n].Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// takeOutOfUse sets an interface down last: until then its routes tell whose it was.
+func takeOutOfUse(link netlink.Link) error {
+	addresses, err := netlink.AddrList(link, unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return err
+		}
+	}
+	return netlink.LinkSetDown(link)
+}
