@@ -106,8 +106,8 @@ kube: go
 	@go run ./test/kube/try -build
 
 nft:
-	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null || \
-		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables; }
+	@PATH=$$PATH:/usr/sbin; command -v nft >/dev/null && command -v iptables-restore >/dev/null && command -v ipset >/dev/null && command -v ip >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nftables iptables ipset iproute2; }
 
 chromium:
 	@command -v chromium >/dev/null && command -v dot >/dev/null || \

@@ -35,6 +35,7 @@ func cleanupCommand() *cli.Command {
 				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{journal, outputFlag("json"), datastoreFlag()}, Action: cleanupStatus},
 			{Name: "restore", Usage: "make again what the journal's run has removed", UsageText: "tierctl cleanup restore --yes",
 				Flags: []cli.Flag{yes, journal, datastoreFlag()}, Action: restoreCleanup},
+			cleanupNodeCommand(),
 		},
 	}
 }

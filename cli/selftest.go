@@ -40,12 +40,9 @@ const answerIn = 3 * time.Second
 // newSelfTest looks what works before the change.
 func newSelfTest(c *cli.Context, s store.Store) (*selfTest, error) {
 	t := &selfTest{cut: map[string][]string{}}
-	for _, text := range c.StringSlice("check") {
-		target, ok := strings.CutPrefix(text, "tcp:")
-		if _, port, err := net.SplitHostPort(target); !ok || err != nil || port == "" {
-			return nil, usagef("--check %q is no tcp:HOST:PORT", text)
-		}
-		t.targets = append(t.targets, target)
+	var err error
+	if t.targets, err = checkTargets(c); err != nil {
+		return nil, err
 	}
 	if at, err := connect(c); err == nil && at.kind == kubeDatastore {
 		config, err := at.cluster()

@@ -37,6 +37,7 @@ var lines = map[string]line{
 	"dataplane/reach":      {ours: []string{"apis/v3", "dataplane/policy"}, others: []string{"go4.org/netipx"}, pure: true},
 	"dataplane/ruleset":    {ours: []string{"dataplane/policy"}, pure: true},
 	"dataplane/nft":        {ours: []string{"dataplane/ruleset"}, others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
+	"dataplane/leftovers":  {others: []string{"github.com/google/nftables", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"}},
 	"controllers/store": {ours: []string{"apis/v1alpha1", "apis/v3", "config/crd", "controllers/store/key"}, others: append([]string{"k8s.io/client-go/", "k8s.io/kube-openapi/pkg/validation/spec", "k8s.io/utils/ptr", "k8s.io/klog/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "go.etcd.io/bbolt", "sigs.k8s.io/network-policy-api/apis/",
 		"github.com/fsnotify/fsnotify", "github.com/xrash/smetrics", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
 	"controllers/crds":    {ours: []string{"config/crd"}, others: append([]string{"k8s.io/apiextensions-apiserver/", "k8s.io/client-go/"}, apimachinery...)},

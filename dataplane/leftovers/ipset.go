@@ -16,23 +16,40 @@ import (
 // setsOfNAT are those that the rules use which masquerade pods' addresses; they stay with these.
 var setsOfNAT = []string{"masq-ipam-pools", "all-ipam-pools", "network-ip-pools", "all-hosts-net", "this-host"}
 
+// ipset is one of the kernel's.
+type ipset struct{ name, kind string }
+
 // listSets of the kernel; asking one that has no ipsets would load them.
-func listSets() ([]netlink.IPSetResult, error) {
+func listSets(ctx context.Context) (sets []ipset, err error) {
 	if !exists("/sys/module/ip_set") {
 		return nil, nil
 	}
-	return netlink.IpsetListAll()
+	program, err := look("ipset")
+	if err != nil {
+		return nil, err
+	}
+	text, err := run(ctx, "", program, "list", "-terse")
+	for line := range strings.Lines(string(text)) {
+		what, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch {
+		case what == "Name":
+			sets = append(sets, ipset{name: value})
+		case what == "Type" && len(sets) > 0:
+			sets[len(sets)-1].kind = value
+		}
+	}
+	return sets, err
 }
 
-func findSets(_ context.Context, s *search) (items []Item, err error) {
-	all, err := listSets()
+func findSets(ctx context.Context, s *search) (items []Item, err error) {
+	all, err := listSets(ctx)
 	for _, set := range all {
 		for _, o := range s.owners {
-			p := begins(o.sets, set.SetName)
+			p := begins(o.sets, set.name)
 			if p == "" {
 				continue
 			}
-			i := Item{Owner: o.name, Kind: Set, Name: set.SetName, Why: "its name begins with " + p}
+			i := Item{Owner: o.name, Kind: Set, Name: set.name, Why: "its name begins with " + p}
 			if o.name == calico && s.holds != "" && slices.ContainsFunc(setsOfNAT, func(n string) bool { return strings.HasSuffix(i.Name, "0"+n) }) {
 				i.Stays = s.stays(calico, natTable)
 			}
@@ -51,13 +68,13 @@ func removeSets(ctx context.Context, s *search) error {
 	if err != nil {
 		return err
 	}
-	all, err := listSets()
+	all, err := listSets(ctx)
 	if err != nil {
 		return err
 	}
 	isList := map[string]bool{}
 	for _, set := range all {
-		isList[set.SetName] = set.TypeName == "list:set"
+		isList[set.name] = set.kind == "list:set"
 	}
 	items = going(items)
 	slices.SortStableFunc(items, func(a, b Item) int {

@@ -75,7 +75,7 @@ func (m *machine) sh(script string) string {
 	cmd.Env = append(os.Environ(), "ROOT="+m.root)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		panic(fmt.Sprintf("%s: %v: %s", script, err, out))
+		panic(fmt.Sprintf("%.60q…: %v: %s", script, err, out))
 	}
 	return string(out)
 }
@@ -97,13 +97,17 @@ func (m *machine) all() string {
 	text := m.sh(`for v in legacy nft; do for p in iptables ip6tables; do echo "== $p $v"; $p-$v-save -c 2>/dev/null; done; done
 		echo == nft; nft list ruleset; echo == sets; ipset save; echo == routes; ip route show table all; ip -6 route show table all
 		echo == rules; ip rule; ip -6 rule; echo == links; ip -o link; echo == files; cd $ROOT; find . -mindepth 1 | sort`)
-	return changing.ReplaceAllString(text, "")
+	return policyCounters.ReplaceAllString(changing.ReplaceAllString(text, ""), "$1")
 }
 
 var changing = regexp.MustCompile(`(?m)^#.*\n| initval \S+|expires \S+|\n*local \S+ .*|\n*multicast .*|\n*anycast .*|^\d+: |@\S+|^ff00.*\n`)
 
+// policyCounters of the kernel's own chains are set to zero by iptables-legacy-restore.
+var policyCounters = regexp.MustCompile(`(?m)^(:\S+ \S+) \[\d+:\d+\]$`)
+
 // What others have on the machine: beside the leftovers, in the same tables, before and behind them.
 const foreign = `
+echo 1 >/proc/sys/net/ipv6/conf/default/addr_gen_mode
 for v in legacy nft; do for p in iptables ip6tables; do
 	a=10.7.0.1; [ $p = iptables ] || a=fd00::7
 	$p-$v-restore -c <<-END
@@ -132,17 +136,17 @@ for v in legacy nft; do for p in iptables ip6tables; do
 	END
 done; done
 nft -f - <<END
-table inet tierwall { chain cali-FORWARD { tcp dport 1 counter drop comment "cali:not Calico's, for the table is another's"; } }
+table inet tierwall { chain cali-FORWARD { tcp dport 1 counter drop comment "cali:not Calico's, for the table is another's"; }; }
 table ip kube-proxy { chain services { counter accept; }; }
 END
 ipset create cali-mine hash:net
 ipset create other hash:net
-ip link add eth0 type dummy; ip link set eth0 up; ip address add 192.0.2.1/24 dev eth0; ip link set lo up
+ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up; ip address add 192.0.2.1/24 dev eth0; ip link set lo up
 ip route add 10.8.0.0/16 via 192.0.2.2 proto bird
 ip route add 10.9.0.0/16 via 192.0.2.2 proto static
 ip rule add fwmark 0x1 lookup 7 priority 98; ip route add default via 192.0.2.2 table 7
 ip link add vxlan0 type vxlan id 7 dstport 4789 local 192.0.2.1
-mkdir -p $ROOT/etc/cni/net.d $ROOT/opt/cni/bin $ROOT/var/lib/cni; echo '{"type":"azure-vnet"}' >$ROOT/etc/cni/net.d/20-azure.conflist; echo x >$ROOT/opt/cni/bin/host-local
+mkdir -p $ROOT/etc/cni/net.d $ROOT/opt/cni/bin $ROOT/var/lib/cni $ROOT/var/log $ROOT/run; echo '{"type":"azure-vnet"}' >$ROOT/etc/cni/net.d/20-azure.conflist; echo x >$ROOT/opt/cni/bin/host-local
 `
 
 // What Calico, kube-router and Azure NPM leave.
@@ -242,7 +246,7 @@ done; done; done
 // Everything of theirs goes, and what others have stays byte for byte, in its order and with its counters. A second time there is nothing.
 func TestRemove(t *testing.T) {
 	onMachine(t, func(m *machine) {
-		m.sh(withAllTables + foreign)
+		m.sh(foreign + withAllTables)
 		before := m.all()
 		m.sh(left)
 		full := m.all()
@@ -295,13 +299,13 @@ func TestOfOne(t *testing.T) {
 func TestKilledAtEveryStep(t *testing.T) {
 	var want string
 	onMachine(t, func(m *machine) {
-		m.sh(withAllTables + foreign + left)
+		m.sh(foreign + withAllTables + left)
 		m.remove(m.options())
 		want = m.all()
 	})
 	for n := range leftovers.Steps(leftovers.Options{}) {
 		onMachine(t, func(m *machine) {
-			m.sh(withAllTables + foreign + left)
+			m.sh(foreign + withAllTables + left)
 			for i, s := range leftovers.Steps(m.options()) {
 				if i <= n {
 					must(s.Do(context.Background()))
@@ -321,7 +325,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 // What a backup has puts everything back.
 func TestBackup(t *testing.T) {
 	onMachine(t, func(m *machine) {
-		m.sh(withAllTables + foreign + left)
+		m.sh(foreign + withAllTables + left)
 		want := m.all()
 		l := m.find(m.options())
 		dir := filepath.Join(t.TempDir(), "a", "b")
@@ -385,7 +389,7 @@ func TestLivePods(t *testing.T) {
 			}
 			m.remove(o)
 			after := m.all()
-			for _, want := range []string{"cali1: <", "10.1.1.7 dev cali1", "blackhole 10.1.1.0/26", "vxlan.calico: <", "not from all fwmark 0x100000", "-j cali-nat-outgoing",
+			for _, want := range []string{"cali1 <", "10.1.1.7 dev cali1", "blackhole 10.1.1.0/26", "vxlan.calico: <", "not from all fwmark 0x100000", "-j cali-nat-outgoing",
 				"chain nat-cali-nat-outgoing", "cali40masq-ipam-pools", "./var/lib/calico/nodename", "./opt/cni/bin/calico-ipam"} {
 				if !strings.Contains(after, want) {
 					t.Errorf("keep %v: %q is gone", keep, want)
