@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tierwall/tierwall/controllers/cleanup"
+	"github.com/tierwall/tierwall/controllers/journal"
 )
 
 func cleanupCommand() *cli.Command {
@@ -202,7 +203,7 @@ func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
 
 // refusedCleanup marks what is refused as unsafe.
 func refusedCleanup(err error) error {
-	for _, is := range []error{cleanup.ErrRunning, cleanup.ErrOrphaned, cleanup.ErrUnknown, cleanup.ErrOther, cleanup.ErrBusy} {
+	for _, is := range []error{cleanup.ErrRunning, cleanup.ErrOrphaned, cleanup.ErrUnknown, journal.ErrOther, journal.ErrBusy} {
 		if errors.Is(err, is) {
 			return statusError{fmt.Errorf("nothing was removed: %w", err), exitRefused}
 		}
@@ -212,7 +213,7 @@ func refusedCleanup(err error) error {
 
 // cleaned says of a run that has stopped that some of it is done.
 func cleaned(c *cli.Context, err error) error {
-	if err == nil || errors.Is(err, cleanup.ErrOther) {
+	if err == nil || errors.Is(err, journal.ErrOther) {
 		return refusedCleanup(err)
 	}
 	return statusError{fmt.Errorf("%w; the same command goes on, tierctl cleanup restore puts back", err), exitPartly}
@@ -274,7 +275,7 @@ func cleanupStatus(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if p == nil {
+		if phase == "" {
 			return fmt.Errorf("journal %s: nothing was begun", path)
 		}
 		gone := 0
@@ -303,7 +304,7 @@ func restoreCleanup(c *cli.Context) error {
 	return withJournal(c, config, func(j *cleanup.Journal) error {
 		if !c.Bool("yes") {
 			p, phase, err := j.Run()
-			if err != nil || p == nil {
+			if err != nil || phase == "" {
 				return errors.Join(err, errors.New("nothing was begun: there is nothing to put back"))
 			}
 			fmt.Fprintf(c.App.Writer, "%d objects of the run that is %s; nothing was changed: --yes makes again those that are not there\n", len(p.Things), phase)

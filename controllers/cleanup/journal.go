@@ -1,18 +1,12 @@
 package cleanup
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tierwall/tierwall/controllers/journal"
 )
 
 // Phase is how far a run is.
@@ -41,107 +35,44 @@ type Orders struct {
 	ForceFinalizers bool `json:"forceFinalizers,omitempty"`
 }
 
-// Journal is a run's memory, on disk before anything is done: what is planned, a copy of each object, and what is gone.
-type Journal struct{ db *bbolt.DB }
-
-var (
-	runBucket, savedBucket, goneBucket = []byte("run"), []byte("saved"), []byte("gone")
-	planKey, phaseKey                  = []byte("plan"), []byte("phase")
-)
-
-// ErrBusy says that another run has the journal open.
-var ErrBusy = errors.New("another run is at work with this journal")
+// Journal is a run's memory: what is planned, a copy of each object, and what is gone.
+type Journal struct{ *journal.Journal }
 
 // OpenJournal opens the journal in a file, and makes it if there is none.
 func OpenJournal(path string) (*Journal, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
+	j, err := journal.Open(path, "cleanup")
+	if err != nil {
+		return nil, err
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("journal %s: %w", path, ErrBusy)
-	case err != nil:
-		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	return &Journal{db}, nil
+	return &Journal{j}, nil
 }
-
-// Close ends the use of the file.
-func (j *Journal) Close() error { return j.db.Close() }
 
 // Run is the run that the journal is of: none when phase is "".
 func (j *Journal) Run() (p *Plan, phase Phase, err error) {
-	err = j.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(runBucket)
-		if b == nil {
-			return nil
-		}
-		p, phase = &Plan{}, Phase(b.Get(phaseKey))
-		return json.Unmarshal(b.Get(planKey), p)
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("reading the journal: %w", err)
-	}
-	return p, phase, nil
-}
-
-// begin writes a plan down. A run that has come to its end makes room for the next.
-func (j *Journal) begin(p *Plan) error {
-	text, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	return j.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{runBucket, savedBucket, goneBucket} {
-			if tx.Bucket(name) != nil {
-				if err := tx.DeleteBucket(name); err != nil {
-					return err
-				}
-			}
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		b := tx.Bucket(runBucket)
-		return errors.Join(b.Put(planKey, text), b.Put(phaseKey, []byte(Saving)))
-	})
-}
-
-func (j *Journal) turn(to Phase) error {
-	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(runBucket).Put(phaseKey, []byte(to)) })
+	p = &Plan{}
+	text, err := j.Journal.Run(p)
+	return p, Phase(text), err
 }
 
 // key of a thing: what it is and what it is called.
-func (t *Thing) key() []byte { return []byte(t.APIVersion + " " + t.String()) }
+func (t *Thing) key() string { return t.APIVersion + " " + t.String() }
 
-// save a copy of an object, with a digest before it.
+// save a copy of an object.
 func (j *Journal) save(t *Thing, u *unstructured.Unstructured) error {
 	text, err := u.MarshalJSON()
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(text)
-	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(savedBucket).Put(t.key(), append(sum[:], text...)) })
+	return j.Save(map[string][]byte{t.key(): text})
 }
 
-// ErrNotSaved says that there is no copy of an object: it had gone before.
-var ErrNotSaved = errors.New("is not in the journal")
-
 // Saved is the copy of an object.
-func (j *Journal) Saved(t *Thing) (u *unstructured.Unstructured, err error) {
-	err = j.db.View(func(tx *bbolt.Tx) error {
-		record := tx.Bucket(savedBucket).Get(t.key())
-		if record == nil {
-			return ErrNotSaved
-		}
-		sum := sha256.Sum256(record[min(len(record), sha256.Size):])
-		if !bytes.HasPrefix(record, sum[:]) {
-			return errors.New("its copy is damaged")
-		}
-		u = &unstructured.Unstructured{}
-		return u.UnmarshalJSON(record[sha256.Size:])
-	})
+func (j *Journal) Saved(t *Thing) (*unstructured.Unstructured, error) {
+	text, err := j.Journal.Saved(t.key())
+	u := &unstructured.Unstructured{}
+	if err == nil {
+		err = u.UnmarshalJSON(text)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t, err)
 	}
@@ -149,16 +80,4 @@ func (j *Journal) Saved(t *Thing) (u *unstructured.Unstructured, err error) {
 }
 
 // Gone tells whether the run has seen that a thing is gone.
-func (j *Journal) Gone(t *Thing) bool { return j.has(goneBucket, t) }
-
-func (j *Journal) note(bucket []byte, t *Thing) error {
-	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put(t.key(), []byte{}) })
-}
-
-func (j *Journal) has(bucket []byte, t *Thing) (has bool) {
-	_ = j.db.View(func(tx *bbolt.Tx) error {
-		has = tx.Bucket(bucket).Get(t.key()) != nil
-		return nil
-	})
-	return has
-}
+func (j *Journal) Gone(t *Thing) bool { return j.Noted(t.key()) }

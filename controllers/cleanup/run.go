@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/tierwall/tierwall/controllers/journal"
 )
 
 // Refusals: nothing was changed.
@@ -22,7 +24,6 @@ var (
 	ErrRunning  = errors.New("Calico still runs")
 	ErrOrphaned = errors.New("finalizers that nobody will take away")
 	ErrUnknown  = errors.New("not all could be looked at")
-	ErrOther    = errors.New("the journal is of another run")
 )
 
 // Begin writes down a run that removes what an inventory has left, or refuses.
@@ -40,7 +41,7 @@ func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
 	case err != nil:
 		return err
 	case phase == Saving || phase == Removing || phase == Restoring:
-		return fmt.Errorf("%w, which is %s: it has to go on first", ErrOther, phase)
+		return fmt.Errorf("%w, which is %s: it has to go on first", journal.ErrOther, phase)
 	case len(running) > 0:
 		return fmt.Errorf("%w: %s", ErrRunning, strings.Join(running, ", "))
 	case len(i.Unknown) > 0:
@@ -48,7 +49,7 @@ func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
 	case len(orphaned) > 0 && !o.ForceFinalizers:
 		return fmt.Errorf("%w keep %s", ErrOrphaned, strings.Join(orphaned, ", "))
 	}
-	return j.begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()})
+	return j.Begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()}, string(Saving))
 }
 
 // run is a run that goes on.
@@ -67,7 +68,7 @@ func (c *Cluster) Continue(ctx context.Context, j *Journal, say func(string)) er
 		return err
 	}
 	if phase != "" && p.Server != c.host {
-		return fmt.Errorf("%w: on the cluster at %s, not %s", ErrOther, p.Server, c.host)
+		return fmt.Errorf("%w: on the cluster at %s, not %s", journal.ErrOther, p.Server, c.host)
 	}
 	r := &run{c, j, p, say}
 	for {
@@ -110,14 +111,14 @@ func (r *run) turnTo(p Phase) error {
 	if err := r.step("turning to " + string(p)); err != nil {
 		return err
 	}
-	return r.turn(p)
+	return r.Turn(string(p))
 }
 
 // saveAll copies every object into the journal, and reads each copy again.
 func (r *run) saveAll(ctx context.Context) error {
 	for i := range r.plan.Things {
 		t := &r.plan.Things[i]
-		if r.has(savedBucket, t) {
+		if r.Has(t.key()) {
 			continue
 		}
 		u, err := r.get(ctx, t)
@@ -135,7 +136,7 @@ func (r *run) saveAll(ctx context.Context) error {
 		}
 	}
 	for i := range r.plan.Things {
-		if _, err := r.Saved(&r.plan.Things[i]); err != nil && !errors.Is(err, ErrNotSaved) {
+		if _, err := r.Saved(&r.plan.Things[i]); err != nil && !errors.Is(err, journal.ErrNotSaved) {
 			return err
 		}
 	}
@@ -174,11 +175,11 @@ func (r *run) removeThese(ctx context.Context, these []Thing) error {
 // remove asks for an object to be deleted, and takes away its orphaned finalizers: never those of others.
 func (r *run) remove(ctx context.Context, t *Thing) error {
 	u, err := r.get(ctx, t)
-	if err != nil || u == nil || r.has(goneBucket, t) {
+	if err != nil || u == nil || r.Gone(t) {
 		return err
 	}
 	saved, err := r.Saved(t)
-	if errors.Is(err, ErrNotSaved) || err == nil && saved.GetUID() != u.GetUID() {
+	if errors.Is(err, journal.ErrNotSaved) || err == nil && saved.GetUID() != u.GetUID() {
 		return fmt.Errorf("%s was made anew meanwhile: it is not what was planned", t)
 	} else if err != nil {
 		return err
@@ -221,7 +222,7 @@ func list(words []string) string {
 
 // gone waits until an object is, for as long as is allowed: a finalizer that is not orphaned is its controller's to take away.
 func (r *run) gone(ctx context.Context, t *Thing) error {
-	if r.has(goneBucket, t) {
+	if r.Gone(t) {
 		return nil
 	}
 	deadline := time.Now().Add(r.patience)
@@ -234,7 +235,7 @@ func (r *run) gone(ctx context.Context, t *Thing) error {
 			if err := r.step("noting that " + t.String() + " is gone"); err != nil {
 				return err
 			}
-			if err := r.note(goneBucket, t); err != nil {
+			if err := r.Note(t.key()); err != nil {
 				return fmt.Errorf("noting that %s is gone: %w", t, err)
 			}
 			r.say(t.String() + " deleted")
@@ -265,7 +266,7 @@ func (r *run) restoreAll(ctx context.Context) error {
 	for i := len(r.plan.Things) - 1; i >= 0; i-- {
 		t := &r.plan.Things[i]
 		u, err := r.Saved(t)
-		if errors.Is(err, ErrNotSaved) {
+		if errors.Is(err, journal.ErrNotSaved) {
 			continue
 		} else if err != nil {
 			return err

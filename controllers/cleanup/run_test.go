@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/tierwall/tierwall/controllers/journal"
 	"github.com/tierwall/tierwall/test/kube"
 )
 
@@ -97,7 +98,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Errorf("while Calico runs: %v", err)
 	}
 	fatal(t, c.Begin(j, before, Orders{ForceFinalizers: true}))
-	if _, err := OpenJournal(path); !errors.Is(err, ErrBusy) {
+	if _, err := OpenJournal(path); !errors.Is(err, journal.ErrBusy) {
 		t.Errorf("two at once: %v", err)
 	}
 	fatal(t, j.Close())
@@ -160,7 +161,7 @@ metadata: {name: others, finalizers: [example.com/mine]}
 	if fmt.Sprint(u.GetFinalizers()) != "[example.com/mine]" {
 		t.Errorf("another's finalizer has become %v", u.GetFinalizers())
 	}
-	if err := c.Begin(j, s.find(Options{}), Orders{}); !errors.Is(err, ErrOther) {
+	if err := c.Begin(j, s.find(Options{}), Orders{}); !errors.Is(err, journal.ErrOther) {
 		t.Errorf("a run that has not ended was forgotten: %v", err)
 	}
 	u.SetFinalizers(nil)

@@ -1,0 +1,162 @@
+// Package journal is the memory of a run that changes much and may be killed at any moment: on disk before anything is done. It holds a plan,
+// which does not change while the run goes on, the phase that the run is in, copies of what it will change, and notes of what it has done. What
+// these mean is for who runs.
+package journal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// What can be wrong.
+var (
+	ErrBusy     = errors.New("another run is at work with this journal")
+	ErrOther    = errors.New("the journal is of another run")
+	ErrNotSaved = errors.New("is not in the journal")
+	ErrDamaged  = errors.New("its copy is damaged")
+)
+
+// Journal is a file of one run.
+type Journal struct {
+	db *bbolt.DB
+	of string
+}
+
+var (
+	runBucket, savedBucket, notedBucket = []byte("run"), []byte("saved"), []byte("gone")
+	ofKey, planKey, phaseKey            = []byte("of"), []byte("plan"), []byte("phase")
+)
+
+// Open the journal in a file, and make it if there is none. of is what its runs do, e.g. cleanup: ErrOther for one that does something else.
+func Open(path, of string) (*Journal, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("journal %s: %w", path, ErrBusy)
+	case err != nil:
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
+	j := &Journal{db, of}
+	if was := j.whose(); was != "" && was != of {
+		return nil, errors.Join(fmt.Errorf("journal %s: %w: %s", path, ErrOther, was), db.Close())
+	}
+	return j, nil
+}
+
+func (j *Journal) whose() (of string) {
+	_ = j.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(runBucket); b != nil {
+			of = string(b.Get(ofKey))
+		}
+		return nil
+	})
+	return of
+}
+
+// Close ends the use of the file.
+func (j *Journal) Close() error { return j.db.Close() }
+
+// Run reads the plan, which is as Begin was given it, and the phase: "" when no run was begun.
+func (j *Journal) Run(plan any) (phase string, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(runBucket)
+		if b == nil {
+			return nil
+		}
+		phase = string(b.Get(phaseKey))
+		return json.Unmarshal(b.Get(planKey), plan)
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the journal: %w", err)
+	}
+	return phase, nil
+}
+
+// Begin a run in its first phase. What the journal had of the one before is forgotten.
+func (j *Journal) Begin(plan any, phase string) error {
+	text, err := json.Marshal(plan)
+	if err != nil {
+		return err
+	}
+	return j.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{runBucket, savedBucket, notedBucket} {
+			if tx.Bucket(name) != nil {
+				if err := tx.DeleteBucket(name); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		b := tx.Bucket(runBucket)
+		return errors.Join(b.Put(ofKey, []byte(j.of)), b.Put(planKey, text), b.Put(phaseKey, []byte(phase)))
+	})
+}
+
+// Turn to another phase.
+func (j *Journal) Turn(phase string) error {
+	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(runBucket).Put(phaseKey, []byte(phase)) })
+}
+
+// Save copies under their keys, in one transaction: all or none.
+func (j *Journal) Save(copies map[string][]byte) error {
+	return j.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(savedBucket)
+		for key, text := range copies {
+			sum := sha256.Sum256(text)
+			if err := b.Put([]byte(key), append(sum[:], text...)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Saved is a copy: ErrNotSaved, ErrDamaged.
+func (j *Journal) Saved(key string) (text []byte, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) error {
+		record := tx.Bucket(savedBucket).Get([]byte(key))
+		if record == nil {
+			return ErrNotSaved
+		}
+		sum := sha256.Sum256(record[min(len(record), sha256.Size):])
+		if !bytes.HasPrefix(record, sum[:]) {
+			return ErrDamaged
+		}
+		text = bytes.Clone(record[sha256.Size:])
+		return nil
+	})
+	return text, err
+}
+
+// Has tells whether there is a copy of that key.
+func (j *Journal) Has(key string) bool { return j.in(savedBucket, key) }
+
+// Note that something is done.
+func (j *Journal) Note(key string) error {
+	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(notedBucket).Put([]byte(key), []byte{}) })
+}
+
+// Noted tells whether that was noted.
+func (j *Journal) Noted(key string) bool { return j.in(notedBucket, key) }
+
+func (j *Journal) in(bucket []byte, key string) (is bool) {
+	_ = j.db.View(func(tx *bbolt.Tx) error {
+		is = tx.Bucket(bucket).Get([]byte(key)) != nil
+		return nil
+	})
+	return is
+}

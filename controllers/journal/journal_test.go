@@ -1,0 +1,61 @@
+package journal
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/bbolt"
+)
+
+func opened(t *testing.T, path string) *Journal {
+	t.Helper()
+	j, err := Open(path, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func TestJournal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b.db")
+	j := opened(t, path)
+	var plan []string
+	if phase, err := j.Run(&plan); phase != "" || err != nil {
+		t.Fatalf("an empty journal is %q, %v", phase, err)
+	}
+	if _, err := Open(path, "test"); !errors.Is(err, ErrBusy) {
+		t.Errorf("opened twice: %v", err)
+	}
+	if err := errors.Join(j.Begin([]string{"x"}, "first"), j.Save(map[string][]byte{"x": []byte("text"), "y": nil}), j.Note("done"), j.Turn("second"), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, "other"); !errors.Is(err, ErrOther) {
+		t.Errorf("another's journal: %v", err)
+	}
+	j = opened(t, path)
+	if phase, err := j.Run(&plan); phase != "second" || err != nil || len(plan) != 1 || plan[0] != "x" {
+		t.Errorf("read again: %q %v %v", phase, plan, err)
+	}
+	if text, err := j.Saved("x"); string(text) != "text" || err != nil {
+		t.Errorf("copy %q, %v", text, err)
+	}
+	if text, err := j.Saved("y"); len(text) > 0 || err != nil {
+		t.Errorf("empty copy %q, %v", text, err)
+	}
+	if _, err := j.Saved("z"); !errors.Is(err, ErrNotSaved) || j.Has("z") || !j.Noted("done") || j.Noted("x") {
+		t.Errorf("what is not there: %v", err)
+	}
+	if err := j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(savedBucket).Put([]byte("x"), []byte("short")) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Saved("x"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("damaged copy: %v", err)
+	}
+	if err := j.Begin([]string{}, "first"); err != nil || j.Has("x") || j.Noted("done") {
+		t.Errorf("the next run has what the one before left: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
