@@ -2,6 +2,7 @@ package v3
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -210,4 +211,43 @@ func parseFailsafePort(entry string) (ProtoPort, error) {
 		return ProtoPort{}, err
 	}
 	return p, nil
+}
+
+// FelixVariables are those of an agent's variables that bear on policy, each as NAME=VALUE, in the order of their names.
+func FelixVariables(env map[string]string) (out []string) {
+	for _, f := range settings {
+		if text, ok := env[f.variable()]; ok && strings.TrimSpace(text) != "" {
+			out = append(out, f.variable()+"="+text)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Unused are the fields of the spec that are set and change nothing here, in the order of their names.
+func (s *FelixConfigurationSpec) Unused() []string {
+	used := map[string]bool{"nodeSelector": true}
+	for _, f := range settings {
+		used[f.name] = true
+	}
+	return unused(s, used)
+}
+
+// unused are the fields of a spec, in JSON, that are not among the used ones.
+func unused(spec any, used map[string]bool) (out []string) {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return nil
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(text, &fields) != nil {
+		return nil
+	}
+	for name := range fields {
+		if !used[name] {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

@@ -2,6 +2,7 @@ package v3
 
 import (
 	"fmt"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -244,4 +245,19 @@ type KubeControllersConfigurationList struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []KubeControllersConfiguration `json:"items"`
+}
+
+// Unused are the fields of the spec that are set and change nothing here, in the order of their names.
+func (s *KubeControllersConfigurationSpec) Unused() []string {
+	out := unused(s, map[string]bool{"controllers": true})
+	for _, name := range unused(s.Controllers, map[string]bool{"node": true}) {
+		out = append(out, "controllers."+name)
+	}
+	if s.Controllers.Node != nil {
+		for _, name := range unused(s.Controllers.Node, map[string]bool{"hostEndpoint": true, "reconcilerPeriod": true}) {
+			out = append(out, "controllers.node."+name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

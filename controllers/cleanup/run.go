@@ -49,7 +49,7 @@ func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
 	case len(orphaned) > 0 && !o.ForceFinalizers:
 		return fmt.Errorf("%w keep %s", ErrOrphaned, strings.Join(orphaned, ", "))
 	}
-	return j.Begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()}, string(Saving))
+	return j.Begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()}, string(Saving), nil)
 }
 
 // run is a run that goes on.

@@ -84,8 +84,8 @@ func (j *Journal) Run(plan any) (phase string, err error) {
 	return phase, nil
 }
 
-// Begin a run in its first phase. What the journal had of the one before is forgotten.
-func (j *Journal) Begin(plan any, phase string) error {
+// Begin a run in its first phase, with copies under their keys. What the journal had of the one before is forgotten.
+func (j *Journal) Begin(plan any, phase string, copies map[string][]byte) error {
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (j *Journal) Begin(plan any, phase string) error {
 			}
 		}
 		b := tx.Bucket(runBucket)
-		return errors.Join(b.Put(ofKey, []byte(j.of)), b.Put(planKey, text), b.Put(phaseKey, []byte(phase)))
+		return errors.Join(b.Put(ofKey, []byte(j.of)), b.Put(planKey, text), b.Put(phaseKey, []byte(phase)), save(tx, copies))
 	})
 }
 
@@ -113,16 +113,18 @@ func (j *Journal) Turn(phase string) error {
 
 // Save copies under their keys, in one transaction: all or none.
 func (j *Journal) Save(copies map[string][]byte) error {
-	return j.db.Update(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(savedBucket)
-		for key, text := range copies {
-			sum := sha256.Sum256(text)
-			if err := b.Put([]byte(key), append(sum[:], text...)); err != nil {
-				return err
-			}
+	return j.db.Update(func(tx *bbolt.Tx) error { return save(tx, copies) })
+}
+
+func save(tx *bbolt.Tx, copies map[string][]byte) error {
+	b := tx.Bucket(savedBucket)
+	for key, text := range copies {
+		sum := sha256.Sum256(text)
+		if err := b.Put([]byte(key), append(sum[:], text...)); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Saved is a copy: ErrNotSaved, ErrDamaged.

@@ -27,7 +27,7 @@ func TestJournal(t *testing.T) {
 	if _, err := Open(path, "test"); !errors.Is(err, ErrBusy) {
 		t.Errorf("opened twice: %v", err)
 	}
-	if err := errors.Join(j.Begin([]string{"x"}, "first"), j.Save(map[string][]byte{"x": []byte("text"), "y": nil}), j.Note("done"), j.Turn("second"), j.Close()); err != nil {
+	if err := errors.Join(j.Begin([]string{"x"}, "first", map[string][]byte{"x": []byte("text")}), j.Save(map[string][]byte{"y": nil}), j.Note("done"), j.Turn("second"), j.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(path, "other"); !errors.Is(err, ErrOther) {
@@ -52,7 +52,7 @@ func TestJournal(t *testing.T) {
 	if _, err := j.Saved("x"); !errors.Is(err, ErrDamaged) {
 		t.Errorf("damaged copy: %v", err)
 	}
-	if err := j.Begin([]string{}, "first"); err != nil || j.Has("x") || j.Noted("done") {
+	if err := j.Begin([]string{}, "first", nil); err != nil || j.Has("x") || j.Noted("done") {
 		t.Errorf("the next run has what the one before left: %v", err)
 	}
 	if err := j.Close(); err != nil {

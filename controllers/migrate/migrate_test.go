@@ -1,0 +1,550 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/journal"
+	"github.com/tierwall/tierwall/controllers/store"
+	"github.com/tierwall/tierwall/test/kube"
+)
+
+func fatal(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bench is a cluster with Calico's objects.
+type bench struct {
+	*Site
+	t    *testing.T
+	path string // of the journal
+	said []string
+}
+
+func begin(t *testing.T, config *rest.Config) *bench {
+	t.Helper()
+	k, err := store.OpenKube(config)
+	fatal(t, err)
+	s, err := Open(config, k)
+	fatal(t, err)
+	return &bench{Site: s, t: t, path: filepath.Join(t.TempDir(), "journal.db")}
+}
+
+// definition of a kind of Calico's, as small as can be.
+func definition(group, version, plural, kind, scope string) string {
+	return fmt.Sprintf(`
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[3]s.%[1]s}
+spec:
+  group: %[1]s
+  scope: %[5]s
+  names: {plural: %[3]s, singular: %[6]s, kind: %[4]s}
+  versions: [{name: %[2]s, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+`, group, version, plural, kind, scope, strings.ToLower(kind))
+}
+
+var plurals = map[string]string{
+	"CustomResourceDefinition": "customresourcedefinitions", "APIService": "apiservices", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
+	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "NetworkPolicy": "networkpolicies", "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints",
+	"FelixConfiguration": "felixconfigurations", "KubeControllersConfiguration": "kubecontrollersconfigurations", "IPPool": "ippools", "APIServer": "apiservers",
+}
+
+func definitions(group, version string) string {
+	var all []string
+	for _, kind := range []string{"Tier", "GlobalNetworkPolicy", "GlobalNetworkSet", "HostEndpoint", "FelixConfiguration", "KubeControllersConfiguration", "IPPool"} {
+		all = append(all, definition(group, version, plurals[kind], kind, "Cluster"))
+	}
+	return strings.Join(append(all, definition(group, version, "networkpolicies", "NetworkPolicy", "Namespaced")), "---")
+}
+
+// each object of a text of YAML.
+func each(t testing.TB, text string, do func(u *unstructured.Unstructured)) {
+	t.Helper()
+	for _, part := range strings.Split(text, "\n---") {
+		u := &unstructured.Unstructured{}
+		fatal(t, yaml.Unmarshal([]byte(strings.TrimPrefix(part, "---")), &u.Object))
+		if len(u.Object) > 0 {
+			do(u)
+		}
+	}
+}
+
+// make objects, as soon as their kinds are served.
+func (b *bench) make(text string) {
+	b.t.Helper()
+	each(b.t, text, func(u *unstructured.Unstructured) {
+		in := b.dynamic.Resource(at(u.GetAPIVersion(), plurals[u.GetKind()])).Namespace(u.GetNamespace())
+		fatal(b.t, wait.PollUntilContextTimeout(b.t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+			_, err := in.Create(ctx, u, metav1.CreateOptions{})
+			if apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) && u.GetKind() == "APIService" {
+				return false, nil
+			}
+			return true, err
+		}))
+	})
+}
+
+// withoutOurs is a cluster in which Tierwall never was.
+func (b *bench) withoutOurs() {
+	b.t.Helper()
+	in := b.dynamic.Resource(at("apiextensions.k8s.io/v1", "customresourcedefinitions"))
+	fatal(b.t, wait.PollUntilContextTimeout(b.t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		list, err := in.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		left := 0
+		for _, u := range list.Items {
+			if strings.HasSuffix(u.GetName(), ".projectcalico.org") || strings.HasSuffix(u.GetName(), ".tierwall.io") {
+				left++
+				if err := in.Delete(ctx, u.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+					return false, err
+				}
+			}
+		}
+		return left == 0, nil
+	}))
+}
+
+// withoutServer is a cluster whose CRDs serve our group again.
+func (b *bench) withoutServer() {
+	b.t.Helper()
+	fatal(b.t, b.dynamic.Resource(apiServices).Delete(b.t.Context(), "v3.projectcalico.org", metav1.DeleteOptions{}))
+	fatal(b.t, wait.PollUntilContextTimeout(b.t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		_, err := b.Store.List(ctx, "Tier", "")
+		return err == nil, nil
+	}))
+}
+
+func (b *bench) planOf(name string, o Options) (*Plan, *Source) {
+	b.t.Helper()
+	src, err := b.Read(b.t.Context(), name)
+	fatal(b.t, err)
+	j, err := OpenJournal(b.path)
+	fatal(b.t, err)
+	p, err := b.Plan(b.t.Context(), src, j, o)
+	fatal(b.t, errors.Join(err, j.Close()))
+	return p, src
+}
+
+// shown is a plan, a line a thing.
+func (p *Plan) shown() string {
+	var out strings.Builder
+	if p.APIService != "" {
+		fmt.Fprintf(&out, "APIService %s goes\n", p.APIService)
+	}
+	for _, m := range p.Moves {
+		fmt.Fprintf(&out, "%s %s", m.Does, m.Ref())
+		if m.From != "" {
+			fmt.Fprintf(&out, " from %s", m.From)
+		}
+		out.WriteString("\n")
+	}
+	for _, l := range p.Left {
+		fmt.Fprintf(&out, "left %s: %s\n", l.What, l.Why)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(&out, "note %s\n", n)
+	}
+	for _, r := range p.Refused {
+		fmt.Fprintf(&out, "refused %s\n", r)
+	}
+	return out.String()
+}
+
+// with the journal, once.
+func (b *bench) with(do func(*Journal) error) error {
+	b.t.Helper()
+	j, err := OpenJournal(b.path)
+	fatal(b.t, err)
+	return errors.Join(do(j), j.Close())
+}
+
+func (b *bench) say(line string) { b.said = append(b.said, line) }
+
+var errKilled = errors.New("killed")
+
+// killer ends a run before each step once.
+type killer map[string]bool
+
+func (k killer) before(step string) error {
+	if k[step] {
+		return nil
+	}
+	k[step] = true
+	return errKilled
+}
+
+// killed runs until the end, however often it is killed on the way.
+func (b *bench) killed(one func(*Journal) error) (kills int) {
+	b.t.Helper()
+	b.fault = killer{}.before
+	defer func() { b.fault = nil }()
+	for {
+		err := b.with(one)
+		if !errors.Is(err, errKilled) {
+			fatal(b.t, err)
+			return kills
+		}
+		kills++
+	}
+}
+
+// all that the store has of what people say.
+func (b *bench) all() map[string]string {
+	b.t.Helper()
+	there, err := b.there(b.t.Context())
+	fatal(b.t, err)
+	out := map[string]string{}
+	for ref, o := range there {
+		out[ref.String()] = string(said(o))
+	}
+	return out
+}
+
+const storedObjects = `
+apiVersion: crd.projectcalico.org/v1
+kind: Tier
+metadata: {name: security, finalizers: [projectcalico.org/tier-controller]}
+spec: {order: 100}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: Tier
+metadata: {name: default}
+spec: {order: 1000000, defaultAction: Deny}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: default.a, annotations: {projectcalico.org/metadata: '{"name":"a","labels":{"team":"x"},"annotations":{"why":"asked"},"uid":"f4c0","creationTimestamp":null}'}}
+spec: {tier: default, selector: app == 'a', types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: default.by-hand}
+spec: {selector: app == 'b', types: [Ingress]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: security.guard}
+spec: {tier: security, order: 1, selector: all(), types: [Ingress], ingress: [{action: Pass}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: default.ports}
+spec: {tier: default, selector: app == 'c', types: [Ingress], ingress: [{action: Allow, destination: {ports: [80]}}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: NetworkPolicy
+metadata: {name: default.n, namespace: default}
+spec: {tier: default, selector: all(), types: [Egress]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkSet
+metadata: {name: bad, annotations: {projectcalico.org/metadata: '{"labels":{"kind":"bad"}}'}}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: HostEndpoint
+metadata: {name: n1-eth0}
+spec: {node: n1, interfaceName: eth0}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {bpfEnabled: false, wireguardEnabled: true, defaultEndpointToHostAction: ACCEPT}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: KubeControllersConfiguration
+metadata: {name: default}
+spec: {controllers: {node: {syncLabels: Enabled, hostEndpoint: {autoCreate: Disabled}}}}
+status: {environmentVars: {}}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: IPPool
+metadata: {name: pods}
+spec: {cidr: 10.0.0.0/16}
+`
+
+const staleService = `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v3.projectcalico.org, labels: {theirs: "yes"}}
+spec: {group: projectcalico.org, version: v3, groupPriorityMinimum: 1500, versionPriority: 200, insecureSkipTLSVerify: true, service: {namespace: calico-apiserver, name: calico-api, port: 443}}
+`
+
+const agentsOfCalico = `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: calico-node, namespace: kube-system}
+spec:
+  selector: {matchLabels: {k8s-app: calico-node}}
+  template:
+    metadata: {labels: {k8s-app: calico-node}}
+    spec: {containers: [{name: calico-node, image: example/node, env: [{name: FELIX_INTERFACEPREFIX, value: azv}, {name: FELIX_HEALTHENABLED, value: "true"}]}]}
+`
+
+// Calico with its older CRDs, and an API server of its own that has gone: what is planned, what is refused; a run that is killed before every
+// step; what changes in the source afterwards; and the way back, killed as often.
+func TestFromStored(t *testing.T) {
+	b := begin(t, kube.Start(t))
+	b.withoutOurs()
+	b.make(definitions("crd.projectcalico.org", "v1") + "---" + storedObjects + "---" + staleService + "---" + agentsOfCalico)
+
+	const plan = `APIService v3.projectcalico.org goes
+create Tier/default
+create Tier/security
+create NetworkPolicy/default/n from NetworkPolicy/default/default.n
+create GlobalNetworkPolicy/a from GlobalNetworkPolicy/default.a
+create GlobalNetworkPolicy/by-hand from GlobalNetworkPolicy/default.by-hand
+create GlobalNetworkPolicy/security.guard
+create GlobalNetworkSet/bad
+create HostEndpoint/n1-eth0
+create FelixConfiguration/default
+create KubeControllersConfiguration/default
+left GlobalNetworkPolicy/default.ports: spec.ingress[0].destination.ports: Invalid value: rules with numeric port or port range must set protocol to TCP or UDP or SCTP
+left IPPool/pods: IPPool: there is no IPPool here: Tierwall does policy, and leaves pods' addresses to the CNI plugin: use its own tools, calicoctl where that is Calico's
+note DaemonSet kube-system/calico-node says FELIX_INTERFACEPREFIX=azv, which no object does: give it to the agents (agent.felix of the chart)
+note FelixConfiguration/default: kept, and do nothing here: bpfEnabled, wireguardEnabled
+note KubeControllersConfiguration/default: kept, and do nothing here: controllers.node.syncLabels
+refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].destination.ports: Invalid value: rules with numeric port or port range must set protocol to TCP or UDP or SCTP
+`
+	p, src := b.planOf("", Options{})
+	if src.Name != Stored {
+		t.Errorf("the source is %s", src.Name)
+	}
+	if diff := cmp.Diff(plan, p.shown()); diff != "" {
+		t.Errorf("plan:\n%s", diff)
+	}
+	if err := b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }); !errors.Is(err, ErrRefused) {
+		t.Errorf("a refused plan: %v", err)
+	}
+
+	p, src = b.planOf("", Options{Lossy: true})
+	fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
+	kills := b.killed(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+	t.Logf("%d objects, %d CRDs and an APIService, killed %d times", len(p.Moves), len(p.CRDs), kills)
+	if len(p.Moves) == 0 || kills < 2*len(p.Moves)+4 {
+		t.Errorf("%d kills for %d objects", kills, len(p.Moves))
+	}
+	got := b.all()
+	for ref, want := range map[string]string{
+		"GlobalNetworkPolicy/a": `{"metadata":{"labels":{"team":"x"},"annotations":{"why":"asked"}},"spec":{"tier":"default"`,
+		"Tier/security":         `{"metadata":{},"spec":{"order":100,"defaultAction":"Deny"}}`,
+		"GlobalNetworkSet/bad":  `{"metadata":{"labels":{"kind":"bad"}},"spec":{"nets":["192.0.2.0/24"]}}`,
+	} {
+		if !strings.HasPrefix(got[ref], want) {
+			t.Errorf("%s is %s, want %s", ref, got[ref], want)
+		}
+	}
+	if p, _ := b.planOf("", Options{Lossy: true}); !p.Nothing() {
+		t.Errorf("afterwards there is still to do:\n%s", p.shown())
+	}
+
+	// the source goes on
+	in := b.dynamic.Resource(at(Stored, "globalnetworkpolicies"))
+	fatal(t, in.Delete(t.Context(), "default.by-hand", metav1.DeleteOptions{}))
+	_, err := in.Patch(t.Context(), "security.guard", "application/merge-patch+json", []byte(`{"spec":{"order":2}}`), metav1.PatchOptions{})
+	fatal(t, err)
+	p, src = b.planOf("", Options{Lossy: true})
+	for _, m := range p.Moves {
+		if want := map[string]Does{"GlobalNetworkPolicy/security.guard": Replaces, "GlobalNetworkPolicy/by-hand": Deletes}[m.Ref().String()]; want != "" && m.Does != want || want == "" && m.Does != Unchanged {
+			t.Errorf("again: %s %s", m.Does, m.Ref())
+		}
+	}
+	fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
+	b.killed(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+	if got := b.all(); got["GlobalNetworkPolicy/by-hand"] != "" || !strings.Contains(got["GlobalNetworkPolicy/security.guard"], `"order":2`) {
+		t.Errorf("after the second run: %v", got)
+	}
+
+	// back: what somebody has changed since stays, and the tier that it is in
+	patch := `{"metadata":{"labels":{"kube-aggregator.kubernetes.io/automanaged":null}},"spec":{"insecureSkipTLSVerify":true,"service":{"namespace":"calico-apiserver","name":"calico-api","port":443}}}`
+	_, err = b.dynamic.Resource(apiServices).Patch(t.Context(), "v3.projectcalico.org", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
+	fatal(t, err)
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }); err == nil || !strings.Contains(err.Error(), "leads to calico-apiserver/calico-api again") {
+		t.Errorf("rollback of what another server has: %v", err)
+	}
+	b.withoutServer()
+	changed, err := b.Store.Get(t.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: "security.guard"})
+	fatal(t, err)
+	changed.SetLabels(map[string]string{"mine": "yes"})
+	_, err = b.Store.Put(t.Context(), changed)
+	fatal(t, err)
+	kills = b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	t.Logf("and on the way back %d times", kills)
+	u, err := b.dynamic.Resource(apiServices).Get(t.Context(), "v3.projectcalico.org", metav1.GetOptions{})
+	fatal(t, err)
+	if !leads(u) || u.GetLabels()["theirs"] != "yes" {
+		t.Errorf("the APIService is not back: %v", u.Object)
+	}
+	for _, want := range []string{"stays: GlobalNetworkPolicy/security.guard has been changed meanwhile", "stays: Tier/security is not allowed: the tier is not empty: GlobalNetworkPolicy/security.guard"} {
+		if !strings.Contains(strings.Join(b.said, "\n"), want) {
+			t.Errorf("nobody said %q:\n%s", want, strings.Join(b.said, "\n"))
+		}
+	}
+	b.withoutServer()
+	for ref := range b.all() {
+		if ref != "GlobalNetworkPolicy/security.guard" && !strings.HasPrefix(ref, "Tier/") {
+			t.Errorf("%s is still there", ref)
+		}
+	}
+}
+
+// What is there already and says something else is kept, unless it is to be written over; then rollback puts it back.
+func TestConflicts(t *testing.T) {
+	b := begin(t, kube.Start(t))
+	b.make(definition("crd.projectcalico.org", "v1", "globalnetworksets", "GlobalNetworkSet", "Cluster") + `---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkSet
+metadata: {name: bad}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: bad}
+spec: {nets: [198.51.100.0/24]}
+`)
+	before := b.all()
+	p, _ := b.planOf(Stored, Options{})
+	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0], "GlobalNetworkSet/bad is there already and says something else: --replace") {
+		t.Errorf("refused: %q", p.Refused)
+	}
+	p, src := b.planOf(Stored, Options{Replace: true})
+	fatal(t, b.with(func(j *Journal) error {
+		return errors.Join(b.Begin(t.Context(), j, src, p), b.Continue(t.Context(), j, b.say))
+	}))
+	if got := b.all()["GlobalNetworkSet/bad"]; !strings.Contains(got, "192.0.2.0/24") {
+		t.Errorf("replaced: %s", got)
+	}
+	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+	if diff := cmp.Diff(before, b.all()); diff != "" {
+		t.Errorf("rolled back:\n%s", diff)
+	}
+
+	// a run that finds something else than it was planned for
+	fatal(t, b.Store.Delete(t.Context(), set("bad", "192.0.2.0/24")))
+	p, src = b.planOf(Stored, Options{})
+	fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
+	_, err := b.Store.Put(t.Context(), set("bad", "203.0.113.0/24"))
+	fatal(t, err)
+	err = b.with(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+	if !errors.Is(err, errChanged) {
+		t.Errorf("changed meanwhile: %v", err)
+	}
+	err = b.with(func(j *Journal) error { _, err := b.Plan(t.Context(), src, j, Options{}); return err })
+	if !errors.Is(err, journal.ErrOther) {
+		t.Errorf("another run begins while one has to go on: %v", err)
+	}
+}
+
+func set(name string, nets ...string) *v3.GlobalNetworkSet {
+	return &v3.GlobalNetworkSet{TypeMeta: metav1.TypeMeta{APIVersion: v3.GroupVersion.String(), Kind: "GlobalNetworkSet"}, ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v3.NetworkSetSpec{Nets: nets}}
+}
+
+// Calico's own CRDs of our group are taken over with their objects, and given back.
+func TestFromNative(t *testing.T) {
+	b := begin(t, kube.Start(t))
+	b.withoutOurs()
+	b.make(definitions("projectcalico.org", "v3") + "---" + strings.ReplaceAll(strings.ReplaceAll(storedObjects, "crd.projectcalico.org/v1", "projectcalico.org/v3"), ", destination: {ports: [80]}", ""))
+	p, src := b.planOf("", Options{})
+	if src.Name != Native || len(p.Refused) > 0 || len(p.CRDs) == 0 || p.Nothing() {
+		t.Fatalf("plan from %s:\n%s", src.Name, p.shown())
+	}
+	before := b.all()
+	fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
+	b.killed(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+	if !strings.Contains(strings.Join(b.said, "\n"), "CustomResourceDefinition/globalnetworkpolicies.projectcalico.org taken over") {
+		t.Errorf("said: %s", strings.Join(b.said, "\n"))
+	}
+	if diff := cmp.Diff(len(before), len(b.all())); diff != "" {
+		t.Errorf("objects: %s", diff)
+	}
+	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	if p, _ := b.planOf("", Options{}); p.Nothing() {
+		t.Error("after rollback the CRDs are still ours")
+	}
+	if diff := cmp.Diff(before, b.all()); diff != "" {
+		t.Errorf("rolled back:\n%s", diff)
+	}
+}
+
+// Where Calico's operator would put its APIService back, nothing is begun.
+func TestOperatorKeepsItsServer(t *testing.T) {
+	b := begin(t, kube.Start(t))
+	b.withoutOurs()
+	b.make(definitions("crd.projectcalico.org", "v1") + "---" + definition("operator.tigera.io", "v1", "apiservers", "APIServer", "Cluster") + "---" + staleService + `---
+apiVersion: operator.tigera.io/v1
+kind: APIServer
+metadata: {name: default}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: tigera-operator}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: tigera-operator, namespace: tigera-operator}
+spec:
+  selector: {matchLabels: {k8s-app: o}}
+  template: {metadata: {labels: {k8s-app: o}}, spec: {containers: [{name: o, image: example/operator}]}}
+`)
+	p, src := b.planOf("", Options{})
+	if len(p.Refused) != 1 || !strings.Contains(p.Refused[0], "kubectl delete apiservers.operator.tigera.io default") {
+		t.Errorf("refused: %q", p.Refused)
+	}
+	if err := b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }); !errors.Is(err, ErrRefused) {
+		t.Errorf("begin: %v", err)
+	}
+}
+
+// A file, into a store that is one too.
+func TestFromFile(t *testing.T) {
+	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))
+	site, err := Open(nil, s)
+	fatal(t, err)
+	b := &bench{Site: site, t: t, path: filepath.Join(t.TempDir(), "journal.db")}
+	src := &Source{Name: "export.yaml"}
+	each(t, strings.ReplaceAll(storedObjects, ", destination: {ports: [80]}", ""), func(u *unstructured.Unstructured) { src.Objects = append(src.Objects, Object{Was: u}) })
+	fatal(t, b.with(func(j *Journal) error {
+		p, err := b.Plan(t.Context(), src, j, Options{})
+		if err != nil {
+			return err
+		}
+		return b.Begin(t.Context(), j, src, p)
+	}))
+	b.killed(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+	if got := b.all(); got["GlobalNetworkPolicy/security.guard"] == "" || got["Tier/security"] == "" {
+		t.Errorf("the store has %v", got)
+	}
+	fatal(t, b.with(func(j *Journal) error {
+		saved, err := j.Source()
+		if err == nil && len(saved.Policies()) != len(src.Policies()) {
+			t.Errorf("%d policies are saved of %d", len(saved.Policies()), len(src.Policies()))
+		}
+		return err
+	}))
+	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	for ref := range b.all() {
+		if !strings.HasPrefix(ref, "Tier/") && !strings.HasPrefix(ref, "FelixConfiguration/") {
+			t.Errorf("%s is still there", ref)
+		}
+	}
+}

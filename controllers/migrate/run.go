@@ -1,0 +1,513 @@
+package migrate
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/journal"
+	"github.com/tierwall/tierwall/controllers/store"
+)
+
+// Phase is how far a run is.
+type Phase string
+
+// The phases. A run that is killed goes on in the phase that it was in.
+const (
+	Defining    Phase = "Defining"    // all is saved; the way is made free for our CRDs, and they are installed
+	Writing     Phase = "Writing"     // objects are written
+	Migrated    Phase = "Migrated"    // the store has what the plan says
+	RollingBack Phase = "RollingBack" // what was written is taken back
+	Returning   Phase = "Returning"   // CRDs that were taken over, and the APIService, are put back
+	RolledBack  Phase = "RolledBack"
+)
+
+// Journal is a run's memory: the plan, the source's objects as they were, what is written and what stood there before.
+type Journal struct{ *journal.Journal }
+
+// OpenJournal opens the journal in a file, and makes it if there is none.
+func OpenJournal(path string) (*Journal, error) {
+	j, err := journal.Open(path, "migration")
+	if err != nil {
+		return nil, err
+	}
+	return &Journal{j}, nil
+}
+
+// Run is the plan of the journal's run and its phase: "" when there is none.
+func (j *Journal) Run() (*Plan, Phase, error) {
+	p := &Plan{}
+	phase, err := j.Journal.Run(p)
+	return p, Phase(phase), err
+}
+
+// run is a run of a journal.
+type run struct {
+	*Site
+	*Journal
+	plan *Plan
+	say  func(string)
+}
+
+// earlier is the run that has come to its end with the same source and store, if there is one.
+func (s *Site) earlier(j *Journal, p *Plan) (*run, error) {
+	if j == nil {
+		return nil, nil
+	}
+	old, phase, err := j.Run()
+	if err != nil || phase == "" || phase == RolledBack {
+		return nil, err
+	}
+	if phase != Migrated {
+		return nil, fmt.Errorf("%w, which is %s: it has to go on first", journal.ErrOther, phase)
+	}
+	if old.Source != p.Source || old.Store != p.Store {
+		return nil, fmt.Errorf("%w: from %s to %s; roll it back, or name another journal", journal.ErrOther, old.Source, old.Store)
+	}
+	return &run{Site: s, Journal: j, plan: old}, nil
+}
+
+// wrote is what a run has written of that name, nil when it has deleted it, and what stood there before.
+func (r *run) wrote(ref v3.Ref) (wrote, before client.Object, ours bool) {
+	if r == nil {
+		return nil, nil, false
+	}
+	i := slices.IndexFunc(r.plan.Moves, func(m Move) bool { return m.Ours && m.Ref() == ref })
+	if i < 0 {
+		return nil, nil, false
+	}
+	wrote, errWrote := r.copyOf("want " + ref.String())
+	before, errBefore := r.copyOf("before " + ref.String())
+	return wrote, before, errWrote == nil && errBefore == nil
+}
+
+// copyOf an object in the journal, nil when there is none.
+func (j *Journal) copyOf(key string) (client.Object, error) {
+	text, err := j.Saved(key)
+	if errors.Is(err, journal.ErrNotSaved) {
+		return nil, nil
+	}
+	u := &unstructured.Unstructured{}
+	if err == nil {
+		err = u.UnmarshalJSON(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: %s: %w", key, err)
+	}
+	return store.Decode(u)
+}
+
+// Source is the run's source as it was when it was saved.
+func (j *Journal) Source() (*Source, error) {
+	text, err := j.Saved("source")
+	if err != nil {
+		return nil, fmt.Errorf("journal: the source's objects: %w", err)
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("journal: the source's objects: %w", err)
+	}
+	p, _, err := j.Run()
+	if err != nil {
+		return nil, err
+	}
+	src := &Source{Name: p.Source}
+	for _, text := range list {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(text); err != nil {
+			return nil, fmt.Errorf("journal: the source's objects: %w", err)
+		}
+		src.Objects = append(src.Objects, Object{Was: u})
+	}
+	return src, nil
+}
+
+// Begin writes a plan down with copies of all that it is about, and reads them again; or it refuses. Nothing else is changed.
+func (s *Site) Begin(ctx context.Context, j *Journal, src *Source, p *Plan) error {
+	if err := p.refused(); err != nil {
+		return err
+	}
+	copies, err := copies(src, p)
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.APIService != "":
+		u, err := s.dynamic.Resource(apiServices).Get(ctx, p.APIService, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("saving APIService %s: %w", p.APIService, err)
+		}
+		if copies["apiservice"], err = u.MarshalJSON(); err != nil {
+			return err
+		}
+	case p.Removed != "":
+		if copies["apiservice"], err = j.Saved("apiservice"); err != nil {
+			return fmt.Errorf("journal: APIService %s: %w", p.Removed, err)
+		}
+	}
+	p.Begun = time.Now().UTC()
+	if err := j.Begin(p, string(Defining), copies); err != nil {
+		return fmt.Errorf("writing the journal: %w", err)
+	}
+	for key := range copies {
+		if _, err := j.Saved(key); err != nil {
+			return fmt.Errorf("reading the journal again: %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// copies of the source's objects, of what is written and of what stood there before.
+func copies(src *Source, p *Plan) (map[string][]byte, error) {
+	all := []any{}
+	for i := range src.Objects {
+		all = append(all, src.Objects[i].Was.Object)
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{"source": text}
+	for i := range p.Moves {
+		m := &p.Moves[i]
+		for key, o := range map[string]client.Object{"want ": m.want, "before ": m.before, "now ": m.now} {
+			if o == nil {
+				continue
+			}
+			if out[key+m.Ref().String()], err = json.Marshal(o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// Continue does what is still to do of the journal's run. What it has done is said, a line a thing. It may be killed at any moment, and be
+// called again.
+func (s *Site) Continue(ctx context.Context, j *Journal, say func(string)) error {
+	p, phase, err := j.Run()
+	if err != nil {
+		return err
+	}
+	if phase != "" && p.Store != s.storeName() {
+		return fmt.Errorf("%w: into %s, not %s", journal.ErrOther, p.Store, s.storeName())
+	}
+	r := &run{s, j, p, say}
+	for {
+		switch phase {
+		case Defining:
+			err, phase = r.define(ctx), Writing
+		case Writing:
+			err, phase = r.write(ctx), Migrated
+		case RollingBack:
+			err, phase = r.takeBack(ctx), Returning
+		case Returning:
+			err, phase = r.giveBack(ctx), RolledBack
+		default:
+			return nil
+		}
+		if err == nil {
+			err = r.turnTo(phase)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Rollback turns a run round: the store gets back what it had before.
+func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error {
+	p, phase, err := j.Run()
+	switch {
+	case err != nil:
+		return err
+	case phase == "":
+		return errNoRun
+	case phase == RolledBack:
+		return nil
+	}
+	back := RollingBack
+	if phase == Defining || phase == Returning { // no object was written, or none is any more
+		back = Returning
+	}
+	if err := (&run{s, j, p, say}).turnTo(back); err != nil {
+		return err
+	}
+	return s.Continue(ctx, j, say)
+}
+
+var errNoRun = errors.New("nothing was migrated with this journal")
+
+func (r *run) turnTo(p Phase) error {
+	if err := r.step("turning to " + string(p)); err != nil {
+		return err
+	}
+	return r.Turn(string(p))
+}
+
+// define makes the way free for our CRDs, and installs them.
+func (r *run) define(ctx context.Context) error {
+	if r.dynamic == nil {
+		return nil
+	}
+	if name := r.plan.APIService; name != "" {
+		if err := r.removeService(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := r.step("applying CRDs"); err != nil {
+		return err
+	}
+	return r.crds.Apply(ctx, false, func(crd, done string) { r.say("CustomResourceDefinition/" + crd + " " + done) })
+}
+
+// removeService deletes an APIService that leads to a server; one without is the API server's own.
+func (r *run) removeService(ctx context.Context, name string) error {
+	in := r.dynamic.Resource(apiServices)
+	return r.await(ctx, "APIService "+name+" does not go: somebody makes it again", func() (bool, error) {
+		u, err := in.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && !leads(u) {
+			return true, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("APIService %s: %w", name, err)
+		}
+		if err := r.step("deleting APIService " + name); err != nil {
+			return false, err
+		}
+		uid := u.GetUID()
+		err = in.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return false, fmt.Errorf("deleting APIService %s: %w", name, err)
+		}
+		r.say("APIService/" + name + " deleted")
+		return false, nil
+	})
+}
+
+// leads tells whether an APIService leads to a server.
+func leads(u *unstructured.Unstructured) bool {
+	service, found, err := unstructured.NestedMap(u.Object, "spec", "service")
+	return err == nil && found && service != nil
+}
+
+// await tries again until it is done, for as long as is allowed.
+func (s *Site) await(ctx context.Context, vain string, try func() (bool, error)) error {
+	deadline := time.Now().Add(s.patience)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		done, err := try()
+		if done || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New(vain)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// ours refuses to touch objects while another server has them: they would be Calico's own.
+func (r *run) ours(ctx context.Context) error {
+	if r.dynamic == nil {
+		return nil
+	}
+	var of Source
+	if err := r.aggregated(ctx, &of); err != nil || of.service == "" {
+		return err
+	}
+	return fmt.Errorf("APIService %s leads to %s again: what that serves is Calico's, and stays as it is", of.found, of.service)
+}
+
+// write what the plan says, all of it first on trial. What was written before a kill is there already.
+func (r *run) write(ctx context.Context) error {
+	if err := r.ours(ctx); err != nil {
+		return err
+	}
+	var lines []string
+	trial := !r.writesOnce // an API server is asked on trial first
+	err := r.onceServed(ctx, func() error {
+		_, err := r.Store.Transact(ctx, func(tx store.Writer) error {
+			lines = lines[:0]
+			doing := map[bool]string{true: "trying ", false: "writing "}[trial]
+			for i := range r.plan.Moves {
+				m := &r.plan.Moves[i]
+				if m.Does == Unchanged {
+					continue
+				}
+				line, err := r.put(tx, m, doing, "now ", "want ")
+				if err != nil {
+					return err
+				}
+				if line != "" {
+					lines = append(lines, line)
+				}
+			}
+			trial = false
+			return nil
+		})
+		return err
+	})
+	for _, l := range lines {
+		r.say(l)
+	}
+	return err
+}
+
+// onceServed does something as soon as CRDs that were installed just now are served.
+func (s *Site) onceServed(ctx context.Context, do func() error) (err error) {
+	vain := "the cluster does not serve our CRDs"
+	wait := s.await(ctx, vain, func() (bool, error) {
+		if err = do(); errors.Is(err, store.ErrNoKind) {
+			return false, nil
+		}
+		return true, nil
+	})
+	return errors.Join(wait, err)
+}
+
+// errChanged is of an object that is neither as it was nor as it is to be.
+var errChanged = errors.New("has been changed meanwhile")
+
+// put one object from one state into another, both as the journal has them, and say what was done: nothing where that is so already.
+func (r *run) put(tx store.Writer, m *Move, doing, from, to string) (string, error) {
+	ref := m.Ref()
+	was, errWas := r.copyOf(from + ref.String())
+	want, errWant := r.copyOf(to + ref.String())
+	now, err := tx.Get(ref)
+	if errors.Is(err, store.ErrNotFound) {
+		now, err = nil, nil
+	}
+	if err := errors.Join(errWas, errWant, err); err != nil {
+		return "", err
+	}
+	if same(now, want) {
+		return "", nil
+	}
+	if !same(now, was) {
+		return "", fmt.Errorf("%s %w", ref, errChanged)
+	}
+	if err := r.step(doing + ref.String()); err != nil {
+		return "", err
+	}
+	if want == nil {
+		return ref.String() + " deleted", tx.Delete(ref)
+	}
+	want.SetUID("")
+	want.SetCreationTimestamp(metav1.Time{})
+	want.SetResourceVersion("")
+	if now == nil {
+		_, err = tx.Create(want)
+		return ref.String() + " created", err
+	}
+	want.SetResourceVersion(now.GetResourceVersion())
+	_, err = tx.Update(want)
+	return ref.String() + " replaced", err
+}
+
+// takeBack what was written, last first. What somebody has changed since stays.
+func (r *run) takeBack(ctx context.Context) error {
+	if err := r.ours(ctx); err != nil {
+		return err
+	}
+	var lines []string
+	trial := !r.writesOnce
+	_, err := r.Store.Transact(ctx, func(tx store.Writer) error {
+		lines = lines[:0]
+		doing := map[bool]string{true: "trying to take back ", false: "taking back "}[trial]
+		for i := range slices.Backward(r.plan.Moves) {
+			m := &r.plan.Moves[i]
+			if !m.Ours {
+				continue
+			}
+			line, err := r.put(tx, m, doing, "want ", "before ")
+			switch {
+			case errors.Is(err, store.ErrNoKind): // nor was it written
+			case errors.Is(err, errChanged), errors.Is(err, store.ErrForbidden) && m.Kind == "Tier":
+				lines = append(lines, fmt.Sprintf("stays: %v", err))
+			case err != nil:
+				return err
+			case line != "":
+				lines = append(lines, line)
+			}
+		}
+		trial = false
+		return nil
+	})
+	for _, l := range lines {
+		r.say(l)
+	}
+	return err
+}
+
+// giveBack the CRDs that were taken over, and then who served before. CRDs that were not there before stay: objects of others may be in them by now.
+func (r *run) giveBack(ctx context.Context) error {
+	if r.dynamic == nil {
+		return nil
+	}
+	if err := r.step("restoring CRDs"); err != nil {
+		return err
+	}
+	if err := r.crds.Restore(ctx, false, func(crd, done string) { r.say("CustomResourceDefinition/" + crd + " " + done) }); err != nil {
+		return err
+	}
+	if name := cmp.Or(r.plan.APIService, r.plan.Removed); name != "" {
+		return r.restoreService(ctx, name)
+	}
+	return nil
+}
+
+// restoreService makes the APIService lead where it led.
+func (r *run) restoreService(ctx context.Context, name string) error {
+	text, err := r.Saved("apiservice")
+	if err != nil {
+		return fmt.Errorf("journal: APIService %s: %w", name, err)
+	}
+	saved := &unstructured.Unstructured{}
+	if err := saved.UnmarshalJSON(text); err != nil {
+		return fmt.Errorf("journal: APIService %s: %w", name, err)
+	}
+	in := r.dynamic.Resource(apiServices)
+	return r.await(ctx, "APIService "+name+" does not stay as it was: somebody changes it", func() (bool, error) {
+		now, err := in.Get(ctx, name, metav1.GetOptions{})
+		if err == nil && leads(now) {
+			return true, nil
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("APIService %s: %w", name, err)
+		}
+		if err := r.step("restoring APIService " + name); err != nil {
+			return false, err
+		}
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": saved.GetAPIVersion(), "kind": saved.GetKind(), "spec": saved.Object["spec"]}}
+		u.SetName(saved.GetName())
+		u.SetLabels(saved.GetLabels())
+		u.SetAnnotations(saved.GetAnnotations())
+		if err == nil { // the API server's own, for our CRDs
+			u.SetResourceVersion(now.GetResourceVersion())
+			_, err = in.Update(ctx, u, metav1.UpdateOptions{FieldManager: "tierctl"})
+		} else {
+			_, err = in.Create(ctx, u, metav1.CreateOptions{FieldManager: "tierctl"})
+		}
+		switch {
+		case err == nil:
+			r.say("APIService/" + name + " restored")
+		case !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err):
+			return false, fmt.Errorf("restoring APIService %s: %w", name, err)
+		}
+		return false, nil
+	})
+}
