@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,9 +17,9 @@ import (
 )
 
 func cleanupCommand() *cli.Command {
-	journal := &cli.StringFlag{Name: "journal", Usage: "`FILE` in which a run is written down before it is done; by default one for each cluster in $XDG_STATE_HOME/tierwall"}
+	journal := journalFlag()
 	named := &cli.StringSliceFlag{Name: "named", Usage: "what plan says stays, and is to go too, as `KIND/NAME` or KIND/NAMESPACE/NAME; may be repeated"}
-	yes := &cli.BoolFlag{Name: "yes", Usage: "do it; without it nothing is changed, and what would be is said"}
+	yes := yesFlag()
 	return &cli.Command{
 		Name: "cleanup", Usage: "remove what Calico has left in a cluster", UsageText: "tierctl cleanup plan|apply|status|restore --datastore kubernetes[:KUBECONFIG]",
 		Description: "What is Calico's is told by API groups and by the names that its manifests and its operator give. CRDs that Tierwall uses stay, with their objects.",
@@ -221,7 +220,7 @@ func cleaned(c *cli.Context, err error) error {
 
 // withJournal opens the journal of the cluster.
 func withJournal(c *cli.Context, config *rest.Config, do func(*cleanup.Journal) error) error {
-	path, err := journalPath(c, config)
+	path, err := journalPath(c, "cleanup", config.Host)
 	if err != nil {
 		return err
 	}
@@ -230,28 +229,6 @@ func withJournal(c *cli.Context, config *rest.Config, do func(*cleanup.Journal) 
 		return refusedCleanup(err)
 	}
 	return errors.Join(do(j), j.Close())
-}
-
-// journalPath is what the flag says, or a file for the cluster among what programs remember of a user.
-func journalPath(c *cli.Context, config *rest.Config) (string, error) {
-	if path := c.String("journal"); path != "" {
-		return path, nil
-	}
-	state := os.Getenv("XDG_STATE_HOME")
-	if state == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", usagef("--journal FILE is needed: %v", err)
-		}
-		state = filepath.Join(home, ".local", "state")
-	}
-	host := strings.Map(func(r rune) rune {
-		if r == '/' || r == ':' {
-			return '-'
-		}
-		return r
-	}, strings.TrimPrefix(strings.TrimPrefix(config.Host, "https://"), "http://"))
-	return filepath.Join(state, "tierwall", "cleanup-"+strings.Trim(host, "-")+".db"), nil
 }
 
 func cleanupStatus(c *cli.Context) error {
@@ -263,7 +240,7 @@ func cleanupStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	path, err := journalPath(c, config)
+	path, err := journalPath(c, "cleanup", config.Host)
 	if err != nil {
 		return err
 	}

@@ -210,17 +210,46 @@ func (o *Object) is() (*unstructured.Unstructured, []convert.Loss) {
 // ofKubernetes is what Calico makes of Kubernetes' own policies.
 const ofKubernetes = "knp.default."
 
-// Policies are the objects of the source as Calico's readers take them, before anything is judged: what verdicts follow from. What cannot be
-// decoded Calico ignores as well (contract §1.12).
+// Policies are the objects of the source that verdicts follow from. What no store would take is not among them: Calico ignores such an object,
+// or takes it for something else than it says (contract §1.12).
 func (src *Source) Policies() (out []client.Object) {
+	for _, o := range src.byName() {
+		out = append(out, o)
+	}
+	return out
+}
+
+// byName are the source's objects as a store would take them.
+func (src *Source) byName() objects {
+	out := objects{}
 	for i := range src.Objects {
-		u, _ := src.Objects[i].is()
-		if strings.HasPrefix(u.GetName(), ofKubernetes) {
+		u, lost := src.Objects[i].is()
+		if len(lost) > 0 || strings.HasPrefix(u.GetName(), ofKubernetes) || u.GroupVersionKind().Group != v3.GroupVersion.Group {
 			continue
 		}
-		if o, err := store.Decode(u); err == nil {
-			out = append(out, o)
+		if o, errs := store.Admit(u, nil); len(errs) == 0 {
+			out[v3.RefOf(o.(v3.Object))] = o
 		}
 	}
+	return out
+}
+
+// Differences are what a later look at the source finds otherwise, a line an object.
+func (src *Source) Differences(later *Source) (out []string) {
+	before, now := src.byName(), later.byName()
+	for ref, o := range before {
+		switch is := now[ref]; {
+		case is == nil:
+			out = append(out, ref.String()+" deleted")
+		case !same(o, is):
+			out = append(out, ref.String()+" changed")
+		}
+	}
+	for ref := range now {
+		if before[ref] == nil {
+			out = append(out, ref.String()+" made")
+		}
+	}
+	slices.Sort(out)
 	return out
 }
