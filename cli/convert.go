@@ -188,7 +188,7 @@ func plainObject(object any) (*unstructured.Unstructured, error) {
 	if judged(u) {
 		delete(u.Object, "status")
 	}
-	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+	unwritten(u)
 	unstructured.RemoveNestedField(u.Object, "metadata", "labels", v3.LabelTier) // which every store gives it anew
 	if len(u.GetLabels()) == 0 {
 		unstructured.RemoveNestedField(u.Object, "metadata", "labels")

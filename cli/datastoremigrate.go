@@ -140,10 +140,7 @@ func export(w io.Writer, kind store.Kind, o client.Object) error {
 		return fmt.Errorf("exporting: %w", err)
 	}
 	u := unstructured.Unstructured{Object: fields}
-	for _, of := range []string{"resourceVersion", "uid", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields",
-		"ownerReferences", "finalizers"} {
-		unstructured.RemoveNestedField(fields, "metadata", of)
-	}
+	unwritten(&u)
 	if annotations := u.GetAnnotations(); annotations[store.LockAnnotation] != "" {
 		if delete(annotations, store.LockAnnotation); len(annotations) == 0 {
 			annotations = nil
@@ -159,6 +156,14 @@ func export(w io.Writer, kind store.Kind, o client.Object) error {
 	}
 	_, err = fmt.Fprintf(w, "---\n%s", text)
 	return err
+}
+
+// unwritten takes away what a store says of an object, and what ties it to others there.
+func unwritten(u *unstructured.Unstructured) {
+	for _, of := range []string{"resourceVersion", "uid", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields",
+		"ownerReferences", "finalizers"} {
+		unstructured.RemoveNestedField(u.Object, "metadata", of)
+	}
 }
 
 func importObjects(c *cli.Context) error {

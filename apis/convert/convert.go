@@ -30,7 +30,7 @@ func (l *losses) add(field, format string, args ...any) {
 func meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	out := metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, Labels: maps.Clone(m.Labels)}
 	for k, v := range m.Annotations {
-		if k == "kubectl.kubernetes.io/last-applied-configuration" {
+		if k == lastApplied {
 			continue
 		}
 		if out.Annotations == nil {
