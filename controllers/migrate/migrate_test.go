@@ -233,7 +233,7 @@ spec: {order: 1000000, defaultAction: Deny}
 ---
 apiVersion: crd.projectcalico.org/v1
 kind: GlobalNetworkPolicy
-metadata: {name: default.a, annotations: {projectcalico.org/metadata: '{"name":"a","labels":{"team":"x"},"annotations":{"why":"asked"},"uid":"f4c0","creationTimestamp":null}'}}
+metadata: {name: default.a, annotations: {projectcalico.org/metadata: '{"name":"a","labels":{"team":"x"},"annotations":{"why":"asked"},"uid":"f4c0","creationTimestamp":null,"ownerReferences":[{"apiVersion":"crd.projectcalico.org/v1","kind":"Tier","name":"security","uid":"11111111-1111-4111-8111-111111111111"},{"apiVersion":"v1","kind":"ConfigMap","name":"c","uid":"22222222-2222-4222-8222-222222222222"}]}'}}
 spec: {tier: default, selector: app == 'a', types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}
 ---
 apiVersion: crd.projectcalico.org/v1
@@ -354,6 +354,11 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 			t.Errorf("%s is %s, want %s", ref, got[ref], want)
 		}
 	}
+	a, err := b.Store.Get(t.Context(), v3.Ref{Kind: "GlobalNetworkPolicy", Name: "a"})
+	fatal(t, err)
+	if owners := a.GetOwnerReferences(); len(owners) != 1 || owners[0].Kind != "ConfigMap" || owners[0].UID != "22222222-2222-4222-8222-222222222222" {
+		t.Errorf("owners: %v", owners)
+	}
 	if p, _ := b.planOf("", Options{Lossy: true}); !p.Nothing() {
 		t.Errorf("afterwards there is still to do:\n%s", p.shown())
 	}
@@ -361,7 +366,7 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	// the source goes on
 	in := b.dynamic.Resource(at(Stored, "globalnetworkpolicies"))
 	fatal(t, in.Delete(t.Context(), "default.by-hand", metav1.DeleteOptions{}))
-	_, err := in.Patch(t.Context(), "security.guard", "application/merge-patch+json", []byte(`{"spec":{"order":2}}`), metav1.PatchOptions{})
+	_, err = in.Patch(t.Context(), "security.guard", "application/merge-patch+json", []byte(`{"spec":{"order":2}}`), metav1.PatchOptions{})
 	fatal(t, err)
 	p, src = b.planOf("", Options{Lossy: true})
 	for _, m := range p.Moves {

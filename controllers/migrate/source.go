@@ -179,12 +179,20 @@ func (s *Site) readAll(ctx context.Context, src *Source, of []resource) error {
 	return nil
 }
 
-// is the object in words of projectcalico.org/v3, and what is lost on the way.
+// is the object in words of projectcalico.org/v3, and what is lost on the way. Of its owners it keeps those that are not Calico's policies: they
+// have the same uid as before.
 func (o *Object) is() (*unstructured.Unstructured, []convert.Loss) {
 	u := o.Was.DeepCopy()
 	switch {
 	case u.GetAPIVersion() == convert.StoredVersion:
-		return u, convert.FromStored(u.Object)
+		lost := convert.FromStored(u.Object)
+		u.SetUID("")
+		if owners := othersAlone(u.GetOwnerReferences()); len(owners) > 0 {
+			u.SetOwnerReferences(owners)
+		} else {
+			unstructured.RemoveNestedField(u.Object, "metadata", "ownerReferences")
+		}
+		return u, lost
 	case convert.Old(u.GetAPIVersion(), u.GetKind()):
 		return u, convert.FromOld(u.Object)
 	}
@@ -201,10 +209,18 @@ func (o *Object) is() (*unstructured.Unstructured, []convert.Loss) {
 	if len(annotations) > 0 {
 		u.SetAnnotations(annotations)
 	}
+	if owners := othersAlone(o.Was.GetOwnerReferences()); len(owners) > 0 {
+		u.SetOwnerReferences(owners)
+	}
 	if u.Object["spec"] == nil {
 		delete(u.Object, "spec")
 	}
 	return u, nil
+}
+
+// othersAlone are owners that are not written anew by a run, and so keep their uid.
+func othersAlone(owners []metav1.OwnerReference) []metav1.OwnerReference {
+	return slices.DeleteFunc(owners, func(r metav1.OwnerReference) bool { return r.APIVersion == Stored || r.APIVersion == Native })
 }
 
 // ofKubernetes is what Calico makes of Kubernetes' own policies.
