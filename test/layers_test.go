@@ -61,6 +61,7 @@ var lines = map[string]line{
 	"test/bench":            {ours: []string{"apis/v3", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset", "test/scenario"}, others: []string{""}},
 	"test/kube": {ours: []string{"config/crd"}, others: append([]string{"github.com/vishvananda/", "golang.org/x/sys/unix", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/",
 		"k8s.io/apiextensions-apiserver/", "github.com/go-logr/logr", "sigs.k8s.io/yaml"}, apimachinery...)},
+	"test/calico":   {others: []string{"k8s.io/client-go/", "k8s.io/apimachinery/"}},
 	"test/kube/try": {ours: []string{"test/kube"}},
 	"test/kube/pod": {},
 	"test/tally":    {},
