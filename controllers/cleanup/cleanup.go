@@ -157,7 +157,7 @@ func Open(config *rest.Config) (*Cluster, error) {
 
 // Find looks everywhere. What cannot be looked at is in Unknown; the error is ctx's.
 func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
-	s := &search{Cluster: c, options: o, found: &Inventory{}}
+	s := &search{Cluster: c, options: o, found: &Inventory{}, seen: map[schema.GroupResource]bool{}}
 	for _, p := range places {
 		if err := s.look(ctx, p); err != nil {
 			return nil, err
@@ -200,6 +200,7 @@ type search struct {
 	options     Options
 	found       *Inventory
 	definitions []definition
+	seen        map[schema.GroupResource]bool // in a version that is served
 }
 
 // place is a kind of object among which Calico's may be.
@@ -214,6 +215,9 @@ type place struct {
 }
 
 func (s *search) look(ctx context.Context, p place) error {
+	if s.seen[p.GroupResource()] {
+		return nil
+	}
 	return s.each(ctx, p.GroupVersionResource, p.kind, func(u *unstructured.Unstructured) error {
 		why := p.is(u)
 		if why == "" {
@@ -244,6 +248,7 @@ func (s *search) each(ctx context.Context, r schema.GroupVersionResource, kind s
 		if err := s.unknown(ctx, kind, err); err != nil || list == nil {
 			return err
 		}
+		s.seen[r.GroupResource()] = true
 		for i := range list.Items {
 			if err := do(&list.Items[i]); err != nil {
 				return err

@@ -61,7 +61,8 @@ func withNames(names []string) func(*unstructured.Unstructured) string {
 	return func(u *unstructured.Unstructured) string { return named(u, names) }
 }
 
-// places are in no order: stages are.
+// places are in no order: stages are. But of a resource that is here in two versions the later is first, and the other counts only where that is
+// not served.
 var places = []place{
 	{at("apiextensions.k8s.io/v1", "customresourcedefinitions"), "CustomResourceDefinition", Definitions, isDefinition, define},
 	{at("apiregistration.k8s.io/v1", "apiservices"), "APIService", Served, isAggregated, available},
@@ -69,6 +70,8 @@ var places = []place{
 	{at("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations"), "MutatingWebhookConfiguration", Admission, isWebhook, answers},
 	{at("admissionregistration.k8s.io/v1", "validatingadmissionpolicies"), "ValidatingAdmissionPolicy", Admission, isPolicy, nil},
 	{at("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"), "ValidatingAdmissionPolicyBinding", Admission, isBinding, nil},
+	{at("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies"), "MutatingAdmissionPolicy", Admission, isPolicy, nil},
+	{at("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings"), "MutatingAdmissionPolicyBinding", Admission, isBinding, nil},
 	{at("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicies"), "MutatingAdmissionPolicy", Admission, isPolicy, nil},
 	{at("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicybindings"), "MutatingAdmissionPolicyBinding", Admission, isBinding, nil},
 	{at("apps/v1", "daemonsets"), "DaemonSet", Workloads, withNames(workloads), running("desiredNumberScheduled", "numberReady")},
