@@ -520,6 +520,23 @@ spec:
 	}
 }
 
+// Azure NPM has no objects of its own: what there is is said.
+func TestFromKubernetes(t *testing.T) {
+	b := begin(t, kube.Start(t))
+	b.make(strings.ReplaceAll(agentsOfCalico, "calico-node", "azure-npm") + `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: default}
+spec: {podSelector: {}}
+`)
+	p, src := b.planOf("", Options{})
+	want := "note NetworkPolicies of Kubernetes that are enforced as they are: 1\n" +
+		"note DaemonSet kube-system/azure-npm enforces them too, as long as it is there; afterwards: tierctl cleanup node --of azure-npm\n"
+	if diff := cmp.Diff(want, p.shown()); src.Name != Kubernetes || diff != "" || !p.Nothing() {
+		t.Errorf("from %s:\n%s", src.Name, diff)
+	}
+}
+
 // A file, into a store that is one too.
 func TestFromFile(t *testing.T) {
 	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))

@@ -46,6 +46,11 @@ func (s *Site) Plan(ctx context.Context, src *Source, j *Journal, o Options) (*P
 			return nil, err
 		}
 	}
+	if src.Name == Kubernetes {
+		if err := p.inPlace(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for i := range src.Objects {
 		p.carry(&src.Objects[i], there)
 	}
@@ -123,6 +128,25 @@ func (p *planner) cluster(ctx context.Context) error {
 		p.plan.CRDs = append(p.plan.CRDs, f.Name)
 	}
 	return p.environment(ctx)
+}
+
+// inPlace notes what is enforced where it is, and by whom so far.
+func (p *planner) inPlace(ctx context.Context) error {
+	policies, err := p.Store.List(ctx, v3.KindKubernetesNetworkPolicy, "")
+	if err != nil {
+		return fmt.Errorf("policies of Kubernetes: %w", err)
+	}
+	p.note("NetworkPolicies of Kubernetes that are enforced as they are: %d", len(policies))
+	for _, name := range []string{"azure-npm", "kube-router"} {
+		_, err := p.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case err == nil:
+			p.note("DaemonSet kube-system/%s enforces them too, as long as it is there; afterwards: tierctl cleanup node --of %s", name, name)
+		case !apierrors.IsNotFound(err):
+			return fmt.Errorf("asking who enforces policies of Kubernetes: %w", err)
+		}
+	}
+	return nil
 }
 
 // keepers would put the APIService back.
