@@ -33,7 +33,7 @@ func migrateCommand() *cli.Command {
 		Name: "migrate", Usage: "bring Calico's policies into the datastore, show that verdicts are the same, and go back", UsageText: "tierctl migrate plan|apply|verify|rollback|status [--from SOURCE]",
 		Description: "From where Calico keeps them in the cluster (crd.projectcalico.org/v1, its own CRDs of projectcalico.org/v3, or another API server),\n" +
 			"or from a file of calicoctl datastore migrate export. Calico goes on meanwhile: nothing of its own is changed but an APIService that\n" +
-			"stands before our CRDs. NetworkPolicies of Kubernetes, as under Azure NPM, are enforced where they are.",
+			"stands before our CRDs, and webhooks with nobody behind them. NetworkPolicies of Kubernetes, as under Azure NPM, are enforced where they are.",
 		Subcommands: []*cli.Command{
 			{Name: "plan", Usage: "say what would be written, what cannot be carried and why, and what does nothing here", UsageText: "tierctl migrate plan [--from SOURCE] [-o json]",
 				Description: "Exit status: 0 there is nothing to do; 1 there is; 4 it would be refused.",
@@ -157,8 +157,8 @@ func planMigration(c *cli.Context) error {
 func printMigration(c *cli.Context, p *migrate.Plan) {
 	w := c.App.Writer
 	fmt.Fprintf(w, "from %s into %s\n", p.Source, p.Store)
-	if p.APIService != "" {
-		fmt.Fprintf(w, "APIService %s goes first: it stands before our CRDs\n", p.APIService)
+	for _, t := range p.InTheWay {
+		fmt.Fprintf(w, "%s goes first, for it is in the way%s\n", &t, remarks(&t))
 	}
 	if len(p.CRDs) > 0 {
 		fmt.Fprintf(w, "CRDs to be ours: %s\n", strings.Join(p.CRDs, ", "))

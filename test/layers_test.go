@@ -42,7 +42,7 @@ var lines = map[string]line{
 		"github.com/fsnotify/fsnotify", "github.com/xrash/smetrics", "go.yaml.in/yaml/v3", "sigs.k8s.io/yaml", "sigs.k8s.io/json"}, apimachinery...)},
 	"controllers/crds":    {ours: []string{"config/crd"}, others: append([]string{"k8s.io/apiextensions-apiserver/", "k8s.io/client-go/"}, apimachinery...)},
 	"controllers/journal": {others: []string{"go.etcd.io/bbolt"}},
-	"controllers/migrate": {ours: []string{"apis/convert", "apis/v3", "controllers/crds", "controllers/journal", "controllers/store"}, others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},
+	"controllers/migrate": {ours: []string{"apis/convert", "apis/v3", "controllers/cleanup", "controllers/crds", "controllers/journal", "controllers/store"}, others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},
 	"controllers/cleanup": {ours: []string{"controllers/journal"}, others: []string{"k8s.io/client-go/", "k8s.io/apimachinery/"}},
 	"controllers/admission": {ours: []string{"apis/v3", "controllers/store"},
 		others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},

@@ -178,6 +178,24 @@ func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
 	return s.found, nil
 }
 
+// InTheWay is what of Calico's keeps others from writing objects of its groups: an APIService that leads to another server, and webhooks with
+// nobody behind them. What could not be asked is an error.
+func (c *Cluster) InTheWay(ctx context.Context) ([]Thing, error) {
+	s := &search{Cluster: c, found: &Inventory{}, seen: map[schema.GroupResource]bool{}}
+	for _, p := range places {
+		if p.kind != "APIService" && !strings.HasSuffix(p.kind, "WebhookConfiguration") {
+			continue
+		}
+		if err := s.look(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.found.Unknown) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, strings.Join(s.found.Unknown, "; "))
+	}
+	return slices.DeleteFunc(s.found.Things, func(t Thing) bool { return t.Stage == Admission && len(t.Trouble) == 0 }), nil
+}
+
 // rank puts within a stage what others wait for behind them: a tier goes when its policies have gone, an installation when all that hangs on
 // it has; staged policies go before those in force (contract §7.4).
 func rank(kind string) int {

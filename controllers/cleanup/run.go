@@ -175,7 +175,7 @@ func (r *run) removeThese(ctx context.Context, these []Thing) error {
 // remove asks for an object to be deleted, and takes away its orphaned finalizers: never those of others.
 func (r *run) remove(ctx context.Context, t *Thing) error {
 	u, err := r.get(ctx, t)
-	if err != nil || u == nil || r.Gone(t) {
+	if err != nil || u == nil || r.Gone(t) || local(u) {
 		return err
 	}
 	saved, err := r.Saved(t)
@@ -212,6 +212,9 @@ func (r *run) remove(ctx context.Context, t *Thing) error {
 	return nil
 }
 
+// local tells of an APIService that the API server has made for CRDs that are there, as soon as the one of the same name had gone.
+func local(u *unstructured.Unstructured) bool { return u.GetKind() == "APIService" && isAggregated(u) == "" }
+
 func list(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
@@ -231,7 +234,7 @@ func (r *run) gone(ctx context.Context, t *Thing) error {
 		switch {
 		case err != nil:
 			return err
-		case u == nil:
+		case u == nil || local(u):
 			if err := r.step("noting that " + t.String() + " is gone"); err != nil {
 				return err
 			}

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/cleanup"
 	"github.com/tierwall/tierwall/controllers/crds"
 	"github.com/tierwall/tierwall/controllers/store"
 )
@@ -32,8 +33,9 @@ type Site struct {
 	dynamic    dynamic.Interface // nil without a cluster
 	served     discovery.DiscoveryInterface
 	crds       *crds.Cluster
+	cleanup    *cleanup.Cluster
 	page       int64
-	patience   time.Duration             // for an APIService to change
+	patience   time.Duration             // for what is in the way to go
 	fault      func(before string) error // in tests
 	writesOnce bool                      // the store's Transact calls its function once, and not first on trial
 }
@@ -56,7 +58,10 @@ func Open(config *rest.Config, s store.Store) (*Site, error) {
 	if site.served, err = discovery.NewDiscoveryClientForConfig(config); err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
 	}
-	site.crds, err = crds.Open(config)
+	if site.crds, err = crds.Open(config); err != nil {
+		return nil, err
+	}
+	site.cleanup, err = cleanup.Open(config)
 	return site, err
 }
 
@@ -115,21 +120,21 @@ type Plan struct {
 	Begun  time.Time `json:"begun,omitzero"`
 	Source string    `json:"source"`
 	Store  string    `json:"store"`
-	// APIService is the one that is removed first, for it stands before our CRDs.
-	APIService string `json:"apiService,omitempty"`
-	// Removed is the one that an earlier run has removed: rollback puts it back.
-	Removed string   `json:"removed,omitempty"`
-	CRDs    []string `json:"crds,omitempty"` // to be installed, upgraded or taken over
-	Moves   []Move   `json:"moves"`
-	Left    []Left   `json:"left,omitempty"`
-	Notes   []string `json:"notes,omitempty"`
+	// InTheWay is what is removed first, for with it our objects cannot be written: Calico's APIService before our CRDs, webhooks with nobody behind
+	// them. Removed is what an earlier run has removed. Rollback puts back both.
+	InTheWay []cleanup.Thing `json:"inTheWay,omitempty"`
+	Removed  []cleanup.Thing `json:"removed,omitempty"`
+	CRDs     []string        `json:"crds,omitempty"` // to be installed, upgraded or taken over
+	Moves    []Move          `json:"moves"`
+	Left     []Left          `json:"left,omitempty"`
+	Notes    []string        `json:"notes,omitempty"`
 	// Refused are the reasons why nothing of it is done.
 	Refused []string `json:"refused,omitempty"`
 }
 
 // Nothing tells whether there is nothing to do.
 func (p *Plan) Nothing() bool {
-	return p.APIService == "" && len(p.CRDs) == 0 && !slices.ContainsFunc(p.Moves, func(m Move) bool { return m.Does != Unchanged })
+	return len(p.InTheWay) == 0 && len(p.CRDs) == 0 && !slices.ContainsFunc(p.Moves, func(m Move) bool { return m.Does != Unchanged })
 }
 
 // Options of a plan.

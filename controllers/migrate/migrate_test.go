@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,13 +39,56 @@ type bench struct {
 	said []string
 }
 
-func begin(t *testing.T, config *rest.Config) *bench {
+var config *rest.Config
+
+func TestMain(m *testing.M) {
+	c, stop, err := kube.Serve()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	config = c
+	code := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// begin with a cluster in which neither Tierwall nor Calico ever was.
+func begin(t *testing.T) *bench {
 	t.Helper()
 	k, err := store.OpenKube(config)
 	fatal(t, err)
 	s, err := Open(config, k)
 	fatal(t, err)
-	return &bench{Site: s, t: t, path: filepath.Join(t.TempDir(), "journal.db")}
+	b := &bench{Site: s, t: t, path: filepath.Join(t.TempDir(), "journal.db")}
+	for _, r := range []struct{ resource, namespace, name string }{
+		{"apiregistration.k8s.io/v1/apiservices", "", "v3.projectcalico.org"},
+		{"admissionregistration.k8s.io/v1/validatingwebhookconfigurations", "", "calico-webhooks"},
+		{"apps/v1/daemonsets", "kube-system", "calico-node"}, {"apps/v1/daemonsets", "kube-system", "azure-npm"}, {"apps/v1/deployments", "tigera-operator", "tigera-operator"},
+	} {
+		n := strings.LastIndex(r.resource, "/")
+		err := b.dynamic.Resource(at(r.resource[:n], r.resource[n+1:])).Namespace(r.namespace).Delete(t.Context(), r.name, metav1.DeleteOptions{})
+		if !apierrors.IsNotFound(err) {
+			fatal(t, err)
+		}
+	}
+	for _, version := range []string{Stored, Native} {
+		in := b.dynamic.Resource(at(version, "tiers"))
+		list, err := in.List(t.Context(), metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		fatal(t, err)
+		for _, u := range list.Items { // whose finalizers nobody takes away
+			_, err := in.Patch(t.Context(), u.GetName(), "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+			fatal(t, err)
+		}
+	}
+	b.withoutCRDs()
+	return b
 }
 
 // definition of a kind of Calico's, as small as can be.
@@ -62,7 +106,7 @@ spec:
 }
 
 var plurals = map[string]string{
-	"CustomResourceDefinition": "customresourcedefinitions", "APIService": "apiservices", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
+	"CustomResourceDefinition": "customresourcedefinitions", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
 	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "NetworkPolicy": "networkpolicies", "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints",
 	"FelixConfiguration": "felixconfigurations", "KubeControllersConfiguration": "kubecontrollersconfigurations", "IPPool": "ippools", "APIServer": "apiservers",
 }
@@ -97,13 +141,13 @@ func (b *bench) make(text string) {
 			if apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) && u.GetKind() == "APIService" {
 				return false, nil
 			}
-			return true, err
+			return err == nil || apierrors.IsAlreadyExists(err) && u.GetKind() == "Namespace", err
 		}))
 	})
 }
 
-// withoutOurs is a cluster in which Tierwall never was.
-func (b *bench) withoutOurs() {
+// withoutCRDs is without Calico's and ours, and all their objects.
+func (b *bench) withoutCRDs() {
 	b.t.Helper()
 	in := b.dynamic.Resource(at("apiextensions.k8s.io/v1", "customresourcedefinitions"))
 	fatal(b.t, wait.PollUntilContextTimeout(b.t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
@@ -113,7 +157,7 @@ func (b *bench) withoutOurs() {
 		}
 		left := 0
 		for _, u := range list.Items {
-			if strings.HasSuffix(u.GetName(), ".projectcalico.org") || strings.HasSuffix(u.GetName(), ".tierwall.io") {
+			if strings.HasSuffix(u.GetName(), ".projectcalico.org") || strings.HasSuffix(u.GetName(), ".tierwall.io") || strings.HasSuffix(u.GetName(), ".tigera.io") {
 				left++
 				if err := in.Delete(ctx, u.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 					return false, err
@@ -148,8 +192,8 @@ func (b *bench) planOf(name string, o Options) (*Plan, *Source) {
 // shown is a plan, a line a thing.
 func (p *Plan) shown() string {
 	var out strings.Builder
-	if p.APIService != "" {
-		fmt.Fprintf(&out, "APIService %s goes\n", p.APIService)
+	for _, t := range p.InTheWay {
+		fmt.Fprintf(&out, "%s goes\n", &t)
 	}
 	for _, m := range p.Moves {
 		fmt.Fprintf(&out, "%s %s", m.Does, m.Ref())
@@ -290,6 +334,19 @@ metadata: {name: v3.projectcalico.org, labels: {theirs: "yes"}}
 spec: {group: projectcalico.org, version: v3, groupPriorityMinimum: 1500, versionPriority: 200, insecureSkipTLSVerify: true, service: {namespace: calico-apiserver, name: calico-api, port: 443}}
 `
 
+const deadWebhook = `
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: calico-webhooks, labels: {theirs: "yes"}}
+webhooks:
+- name: rbac.projectcalico.org
+  failurePolicy: Fail
+  sideEffects: None
+  admissionReviewVersions: [v1]
+  clientConfig: {service: {namespace: kube-system, name: calico-webhooks, path: /rbac}}
+  rules: [{apiGroups: [projectcalico.org], apiVersions: [v3], operations: [CREATE, UPDATE, DELETE], resources: ["*"]}]
+`
+
 const agentsOfCalico = `
 apiVersion: apps/v1
 kind: DaemonSet
@@ -304,11 +361,11 @@ spec:
 // Calico with its older CRDs, and an API server of its own that has gone: what is planned, what is refused; a run that is killed before every
 // step; what changes in the source afterwards; and the way back, killed as often.
 func TestFromStored(t *testing.T) {
-	b := begin(t, kube.Start(t))
-	b.withoutOurs()
-	b.make(definitions("crd.projectcalico.org", "v1") + "---" + storedObjects + "---" + staleService + "---" + agentsOfCalico)
+	b := begin(t)
+	b.make(definitions("crd.projectcalico.org", "v1") + "---" + storedObjects + "---" + staleService + "---" + agentsOfCalico + "---" + deadWebhook)
 
-	const plan = `APIService v3.projectcalico.org goes
+	const plan = `APIService/v3.projectcalico.org goes
+ValidatingWebhookConfiguration/calico-webhooks goes
 create Tier/default
 create Tier/security
 create NetworkPolicy/default/n from NetworkPolicy/default/default.n
@@ -400,6 +457,8 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	if !leads(u) || u.GetLabels()["theirs"] != "yes" {
 		t.Errorf("the APIService is not back: %v", u.Object)
 	}
+	_, err = b.dynamic.Resource(at("admissionregistration.k8s.io/v1", "validatingwebhookconfigurations")).Get(t.Context(), "calico-webhooks", metav1.GetOptions{})
+	fatal(t, err)
 	for _, want := range []string{"stays: GlobalNetworkPolicy/security.guard has been changed meanwhile", "stays: Tier/security is not allowed: the tier is not empty: GlobalNetworkPolicy/security.guard"} {
 		if !strings.Contains(strings.Join(b.said, "\n"), want) {
 			t.Errorf("nobody said %q:\n%s", want, strings.Join(b.said, "\n"))
@@ -415,7 +474,8 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 
 // What is there already and says something else is kept, unless it is to be written over; then rollback puts it back.
 func TestConflicts(t *testing.T) {
-	b := begin(t, kube.Start(t))
+	b := begin(t)
+	fatal(t, b.crds.Apply(t.Context(), false, func(string, string) {}))
 	b.make(definition("crd.projectcalico.org", "v1", "globalnetworksets", "GlobalNetworkSet", "Cluster") + `---
 apiVersion: crd.projectcalico.org/v1
 kind: GlobalNetworkSet
@@ -466,8 +526,7 @@ func set(name string, nets ...string) *v3.GlobalNetworkSet {
 
 // Calico's own CRDs of our group are taken over with their objects, and given back.
 func TestFromNative(t *testing.T) {
-	b := begin(t, kube.Start(t))
-	b.withoutOurs()
+	b := begin(t)
 	b.make(definitions("projectcalico.org", "v3") + "---" + strings.ReplaceAll(strings.ReplaceAll(storedObjects, "crd.projectcalico.org/v1", "projectcalico.org/v3"), ", destination: {ports: [80]}", ""))
 	p, src := b.planOf("", Options{})
 	if src.Name != Native || len(p.Refused) > 0 || len(p.CRDs) == 0 || p.Nothing() {
@@ -493,8 +552,7 @@ func TestFromNative(t *testing.T) {
 
 // Where Calico's operator would put its APIService back, nothing is begun.
 func TestOperatorKeepsItsServer(t *testing.T) {
-	b := begin(t, kube.Start(t))
-	b.withoutOurs()
+	b := begin(t)
 	b.make(definitions("crd.projectcalico.org", "v1") + "---" + definition("operator.tigera.io", "v1", "apiservers", "APIServer", "Cluster") + "---" + staleService + `---
 apiVersion: operator.tigera.io/v1
 kind: APIServer
@@ -522,7 +580,8 @@ spec:
 
 // Azure NPM has no objects of its own: what there is is said.
 func TestFromKubernetes(t *testing.T) {
-	b := begin(t, kube.Start(t))
+	b := begin(t)
+	fatal(t, b.crds.Apply(t.Context(), false, func(string, string) {}))
 	b.make(strings.ReplaceAll(agentsOfCalico, "calico-node", "azure-npm") + `---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/cleanup"
 	"github.com/tierwall/tierwall/controllers/crds"
 	"github.com/tierwall/tierwall/controllers/store"
 )
@@ -94,18 +94,24 @@ func (p *planner) cluster(ctx context.Context) error {
 	if p.dynamic == nil {
 		return nil
 	}
-	// asked again: of a file the source does not know
-	var of Source
-	if err := p.aggregated(ctx, &of); err != nil {
+	var of Source // asked again: a source that is a file does not know
+	err := p.aggregated(ctx, &of)
+	if err != nil {
 		return err
 	}
 	p.src.service = of.service
 	if p.earlier != nil {
-		p.plan.Removed = cmp.Or(p.earlier.plan.APIService, p.earlier.plan.Removed)
+		p.plan.Removed = slices.Concat(p.earlier.plan.InTheWay, p.earlier.plan.Removed)
+	}
+	if p.plan.InTheWay, err = p.cleanup.InTheWay(ctx); err != nil {
+		return err
+	}
+	p.plan.InTheWay = slices.DeleteFunc(p.plan.InTheWay, func(t cleanup.Thing) bool { return t.Kind == "APIService" && t.Name != of.found })
+	for _, t := range p.plan.InTheWay {
+		p.plan.Removed = slices.DeleteFunc(p.plan.Removed, func(r cleanup.Thing) bool { return r.String() == t.String() })
 	}
 	if of.service != "" {
-		p.plan.APIService = of.found
-		if err := p.keepers(ctx); err != nil {
+		if err := p.keepers(ctx, of.found); err != nil {
 			return err
 		}
 	}
@@ -150,13 +156,13 @@ func (p *planner) inPlace(ctx context.Context) error {
 }
 
 // keepers would put the APIService back.
-func (p *planner) keepers(ctx context.Context) error {
+func (p *planner) keepers(ctx context.Context, name string) error {
 	list, err := p.dynamic.Resource(at("operator.tigera.io/v1", "apiservers")).List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("asking who keeps the APIService %s: %w", p.plan.APIService, err)
+		return fmt.Errorf("asking who keeps the APIService %s: %w", name, err)
 	}
 	for _, u := range list.Items {
 		operator, err := p.dynamic.Resource(at("apps/v1", "deployments")).Namespace("tigera-operator").Get(ctx, "tigera-operator", metav1.GetOptions{})
@@ -168,7 +174,7 @@ func (p *planner) keepers(ctx context.Context) error {
 		}
 		if n, found, _ := unstructured.NestedInt64(operator.Object, "spec", "replicas"); !found || n > 0 {
 			p.refuse("APIService %s stands before our CRDs, and Calico's operator would put it back: kubectl delete apiservers.operator.tigera.io %s, and Calico goes on enforcing",
-				p.plan.APIService, u.GetName())
+				name, u.GetName())
 		}
 	}
 	return nil
@@ -406,8 +412,10 @@ func (p *Plan) Reviewed(read *Plan) error {
 			more = append(more, l.What)
 		}
 	}
-	if p.APIService != "" && p.APIService != read.APIService {
-		more = append(more, "APIService/"+p.APIService)
+	for _, t := range p.InTheWay {
+		if !slices.ContainsFunc(read.InTheWay, func(r cleanup.Thing) bool { return r.String() == t.String() }) {
+			more = append(more, t.String())
+		}
 	}
 	for _, c := range p.CRDs {
 		if !slices.Contains(read.CRDs, c) {

@@ -1,20 +1,22 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/cleanup"
 	"github.com/tierwall/tierwall/controllers/journal"
 	"github.com/tierwall/tierwall/controllers/store"
 )
@@ -141,18 +143,18 @@ func (s *Site) Begin(ctx context.Context, j *Journal, src *Source, p *Plan) erro
 	if err != nil {
 		return err
 	}
-	switch {
-	case p.APIService != "":
-		u, err := s.dynamic.Resource(apiServices).Get(ctx, p.APIService, metav1.GetOptions{})
+	for _, t := range p.InTheWay {
+		u, err := s.thing(&t).Get(ctx, t.Name, metav1.GetOptions{})
 		if err != nil {
-			return fmt.Errorf("saving APIService %s: %w", p.APIService, err)
+			return fmt.Errorf("saving %s: %w", &t, err)
 		}
-		if copies["apiservice"], err = u.MarshalJSON(); err != nil {
+		if copies[t.String()], err = u.MarshalJSON(); err != nil {
 			return err
 		}
-	case p.Removed != "":
-		if copies["apiservice"], err = j.Saved("apiservice"); err != nil {
-			return fmt.Errorf("journal: APIService %s: %w", p.Removed, err)
+	}
+	for _, t := range p.Removed {
+		if copies[t.String()], err = j.Saved(t.String()); err != nil {
+			return fmt.Errorf("journal: %s: %w", &t, err)
 		}
 	}
 	p.Begun = time.Now().UTC()
@@ -260,8 +262,8 @@ func (r *run) define(ctx context.Context) error {
 	if r.dynamic == nil {
 		return nil
 	}
-	if name := r.plan.APIService; name != "" {
-		if err := r.removeService(ctx, name); err != nil {
+	for i := range r.plan.InTheWay {
+		if err := r.remove(ctx, &r.plan.InTheWay[i]); err != nil {
 			return err
 		}
 	}
@@ -271,26 +273,30 @@ func (r *run) define(ctx context.Context) error {
 	return r.crds.Apply(ctx, false, func(crd, done string) { r.say("CustomResourceDefinition/" + crd + " " + done) })
 }
 
-// removeService deletes an APIService that leads to a server; one without is the API server's own.
-func (r *run) removeService(ctx context.Context, name string) error {
-	in := r.dynamic.Resource(apiServices)
-	return r.await(ctx, "APIService "+name+" does not go: somebody makes it again", func() (bool, error) {
-		u, err := in.Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || err == nil && !leads(u) {
+// thing is where a thing is.
+func (s *Site) thing(t *cleanup.Thing) dynamic.ResourceInterface {
+	return s.dynamic.Resource(at(t.APIVersion, t.Resource))
+}
+
+// remove what is in the way. An APIService that leads nowhere is the API server's own.
+func (r *run) remove(ctx context.Context, t *cleanup.Thing) error {
+	return r.await(ctx, t.String()+" does not go: somebody makes it again", func() (bool, error) {
+		u, err := r.thing(t).Get(ctx, t.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && u.GetKind() == "APIService" && !leads(u) {
 			return true, nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("APIService %s: %w", name, err)
+			return false, fmt.Errorf("%s: %w", t, err)
 		}
-		if err := r.step("deleting APIService " + name); err != nil {
+		if err := r.step("deleting " + t.String()); err != nil {
 			return false, err
 		}
 		uid := u.GetUID()
-		err = in.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err = r.thing(t).Delete(ctx, t.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return false, fmt.Errorf("deleting APIService %s: %w", name, err)
+			return false, fmt.Errorf("deleting %s: %w", t, err)
 		}
-		r.say("APIService/" + name + " deleted")
+		r.say(t.String() + " deleted")
 		return false, nil
 	})
 }
@@ -367,11 +373,11 @@ func (r *run) write(ctx context.Context) error {
 	return err
 }
 
-// onceServed does something as soon as CRDs that were installed just now are served.
+// onceServed does something as soon as CRDs that were installed just now are served, and what was in the way is forgotten.
 func (s *Site) onceServed(ctx context.Context, do func() error) (err error) {
 	vain := "the cluster does not serve our CRDs"
 	wait := s.await(ctx, vain, func() (bool, error) {
-		if err = do(); errors.Is(err, store.ErrNoKind) {
+		if err = do(); errors.Is(err, store.ErrNoKind) || apierrors.IsServiceUnavailable(err) || err != nil && strings.Contains(err.Error(), "failed calling webhook") {
 			return false, nil
 		}
 		return true, nil
@@ -464,49 +470,49 @@ func (r *run) giveBack(ctx context.Context) error {
 	if err := r.crds.Restore(ctx, false, func(crd, done string) { r.say("CustomResourceDefinition/" + crd + " " + done) }); err != nil {
 		return err
 	}
-	if name := cmp.Or(r.plan.APIService, r.plan.Removed); name != "" {
-		return r.restoreService(ctx, name)
+	for _, t := range slices.Concat(r.plan.InTheWay, r.plan.Removed) {
+		if err := r.restore(ctx, &t); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// restoreService makes the APIService lead where it led.
-func (r *run) restoreService(ctx context.Context, name string) error {
-	text, err := r.Saved("apiservice")
+// restore what was in the way. An APIService leads again where it led.
+func (r *run) restore(ctx context.Context, t *cleanup.Thing) error {
+	text, err := r.Saved(t.String())
 	if err != nil {
-		return fmt.Errorf("journal: APIService %s: %w", name, err)
+		return fmt.Errorf("journal: %s: %w", t, err)
 	}
-	saved := &unstructured.Unstructured{}
-	if err := saved.UnmarshalJSON(text); err != nil {
-		return fmt.Errorf("journal: APIService %s: %w", name, err)
+	u := &unstructured.Unstructured{}
+	if err := u.UnmarshalJSON(text); err != nil {
+		return fmt.Errorf("journal: %s: %w", t, err)
 	}
-	in := r.dynamic.Resource(apiServices)
-	return r.await(ctx, "APIService "+name+" does not stay as it was: somebody changes it", func() (bool, error) {
-		now, err := in.Get(ctx, name, metav1.GetOptions{})
-		if err == nil && leads(now) {
+	u.Object["metadata"] = map[string]any{"name": u.GetName(), "labels": u.Object["metadata"].(map[string]any)["labels"], "annotations": u.Object["metadata"].(map[string]any)["annotations"]}
+	delete(u.Object, "status")
+	return r.await(ctx, t.String()+" does not stay as it was: somebody changes it", func() (bool, error) {
+		now, err := r.thing(t).Get(ctx, t.Name, metav1.GetOptions{})
+		if err == nil && (now.GetKind() != "APIService" || leads(now)) {
 			return true, nil
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
-			return false, fmt.Errorf("APIService %s: %w", name, err)
+			return false, fmt.Errorf("%s: %w", t, err)
 		}
-		if err := r.step("restoring APIService " + name); err != nil {
+		if err := r.step("restoring " + t.String()); err != nil {
 			return false, err
 		}
-		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": saved.GetAPIVersion(), "kind": saved.GetKind(), "spec": saved.Object["spec"]}}
-		u.SetName(saved.GetName())
-		u.SetLabels(saved.GetLabels())
-		u.SetAnnotations(saved.GetAnnotations())
 		if err == nil { // the API server's own, for our CRDs
 			u.SetResourceVersion(now.GetResourceVersion())
-			_, err = in.Update(ctx, u, metav1.UpdateOptions{FieldManager: "tierctl"})
+			_, err = r.thing(t).Update(ctx, u, metav1.UpdateOptions{FieldManager: "tierctl"})
 		} else {
-			_, err = in.Create(ctx, u, metav1.CreateOptions{FieldManager: "tierctl"})
+			u.SetResourceVersion("")
+			_, err = r.thing(t).Create(ctx, u, metav1.CreateOptions{FieldManager: "tierctl"})
 		}
 		switch {
 		case err == nil:
-			r.say("APIService/" + name + " restored")
+			r.say(t.String() + " restored")
 		case !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err):
-			return false, fmt.Errorf("restoring APIService %s: %w", name, err)
+			return false, fmt.Errorf("restoring %s: %w", t, err)
 		}
 		return false, nil
 	})
