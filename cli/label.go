@@ -115,6 +115,8 @@ func labelledWith(old client.Object, all []labelling, kind, name string, overwri
 		l := &all[i]
 		have, there := labels[l.key]
 		switch {
+		case l.key == v3.LabelTier:
+			wrong = append(wrong, fmt.Errorf("label %s of %s %s says which tier it is in, and is always spec.tier: tierctl patch changes that", l.key, kind, name))
 		case l.remove && !there:
 			wrong = append(wrong, fmt.Errorf("cannot remove label of %s %s, key %s does not exist", kind, name, l.key))
 		case l.remove:

@@ -75,6 +75,9 @@ func whatIf(c *cli.Context) ([]reach.Change, error) {
 			return nil, usagef("--delete %s: %v", text, err)
 		}
 		ref := kind.Kind + strings.TrimPrefix(text, name)
+		if slices.ContainsFunc(news, func(o client.Object) bool { return strings.EqualFold(v3.RefOf(o.(v3.Object)).String(), ref) }) {
+			return nil, usagef("--delete %s: -f has %s too", text, ref)
+		}
 		n := len(after)
 		after = slices.DeleteFunc(after, func(o client.Object) bool { return strings.EqualFold(v3.RefOf(o.(v3.Object)).String(), ref) })
 		if len(after) == n {
