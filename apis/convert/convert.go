@@ -14,6 +14,25 @@ import (
 type Loss struct {
 	Field string // of the source
 	Why   string
+	Then  Then
+}
+
+// Then is what becomes of a rule or an object whose part is lost.
+type Then int
+
+// What may be left out is, and what may not is an error for whoever asks that nothing be opened.
+const (
+	Differs Then = iota // it is left out, and what that does is not known here
+	Denies              // it is left out: what it alone allows is denied
+	Nothing             // it is left out, and no packet fares otherwise
+	Opens               // it cannot be left out: what it denies would be allowed
+	Frozen              // nothing is lost today: it is a copy of what other objects say, and does not follow them
+)
+
+// String says it in a person's words.
+func (t Then) String() string {
+	return [...]string{Differs: "left out", Denies: "left out: what it alone allows is denied", Nothing: "left out: no packet fares otherwise",
+		Opens: "not to be left out: more would be allowed", Frozen: "a copy as of now"}[t]
 }
 
 // String is one line.
@@ -23,7 +42,7 @@ func (l Loss) String() string { return l.Field + ": " + l.Why }
 type losses []Loss
 
 func (l *losses) add(field, format string, args ...any) {
-	*l = append(*l, Loss{field, fmt.Sprintf(format, args...)})
+	*l = append(*l, Loss{Field: field, Why: fmt.Sprintf(format, args...)})
 }
 
 // meta is what people wrote of an object's metadata.

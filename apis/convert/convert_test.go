@@ -34,9 +34,8 @@ func TestConvertedDecidesTheSame(t *testing.T) {
 				if len(lost) > 0 {
 					t.Fatalf("%s: %v", o.Name, lost)
 				}
-				back, lost := convert.ToKubernetes(there)
-				if len(lost) == 0 {
-					as[2] = back
+				if back := convert.ToKubernetes([]v3.Object{there}); len(back.Losses) == 0 {
+					as[2] = back.Objects[0].(client.Object)
 				}
 				as[1] = there
 			}
