@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -219,11 +220,11 @@ func (v *conversion) onward(c *cli.Context) (out []any, err error) {
 	}
 	given := map[v3.Ref]*unstructured.Unstructured{} // and nil for what is beside
 	for _, o := range base {
-		v.before, given[v3.RefOf(o)] = append(v.before, o), nil
+		v.before, given[v3.RefOf(o)] = append(v.before, withName(o)), nil
 	}
 	for i, o := range v.typed {
 		if o != nil {
-			o := o.(v3.Object)
+			o := withName(o.(v3.Object))
 			v.before, given[v3.RefOf(o)] = append(v.before, o), v.plain[i]
 		}
 	}
@@ -256,6 +257,19 @@ func (v *conversion) onward(c *cli.Context) (out []any, err error) {
 		out = append(out, u.Object)
 	}
 	return out, nil
+}
+
+// withName is a Namespace with the label that every API server gives it, for selectors to name it by.
+func withName(o v3.Object) v3.Object {
+	if _, ok := o.(*corev1.Namespace); ok {
+		labels := maps.Clone(o.GetLabels())
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[corev1.LabelMetadataName] = o.GetName()
+		o.SetLabels(labels)
+	}
+	return o
 }
 
 // beside is what --base has: what policies are about, and none of them, for all count.
@@ -306,7 +320,7 @@ func (v *conversion) proved(c *cli.Context) error {
 		return err
 	}
 	if wrong > 0 {
-		return fmt.Errorf("the result decides otherwise about packets between %d pairs of ends, which is a mistake of the conversion", wrong)
+		return fmt.Errorf("the result decides otherwise about packets between %d pairs of ends, which is a mistake of tierctl's: it is not printed", wrong)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
-// Package convert puts policies of one API into the words of another: Kubernetes' NetworkPolicy and Calico's into each other, and what older
-// versions have into what is read today. It says what the target cannot say, field by field, and leaves it to others what to do about that.
-// It knows objects, and no files, stores or clusters.
+// Package convert puts policies of one API into the words of another: Kubernetes' NetworkPolicy into Calico's, all of Calico's together into Kubernetes',
+// what older versions have into what is read today, and what is read today into what Calico keeps. It says what the target cannot say, field by field,
+// and what becomes of it, and leaves it to others what to do about that. It knows objects, and no files, stores or clusters.
 package convert
 
 import (
