@@ -225,6 +225,10 @@ func (v *conversion) onward(c *cli.Context) (out []any, err error) {
 	for i, o := range v.typed {
 		if o != nil {
 			o := withName(o.(v3.Object))
+			if _, twice := given[v3.RefOf(o)]; twice {
+				d := &v.docs[i]
+				d.Errors = append(d.Errors, store.DocError{Field: "metadata.name", Message: "is given twice", Line: d.Line, Column: d.Column})
+			}
 			v.before, given[v3.RefOf(o)] = append(v.before, o), v.plain[i]
 		}
 	}

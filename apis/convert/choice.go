@@ -77,23 +77,30 @@ func (l *losses) own(at string, t selector.Term) bool {
 	return true
 }
 
-// names of the namespaces that are chosen by name; nil if others may be. They are all that is chosen if nothing else is asked.
-func (c *choice) names() (out []string, all bool) {
-	all = true
-	for _, t := range c.namespaces {
-		switch {
-		case t.Label != corev1.LabelMetadataName:
-			all = false
-		case !t.Not && len(t.Values) > 0 && out == nil:
-			out = slices.Clone(t.Values)
-		}
+// names of the namespaces, if they are chosen by nothing else.
+func (c *choice) names() (out []string, ok bool) {
+	if slices.ContainsFunc(c.namespaces, func(t selector.Term) bool { return t.Label != corev1.LabelMetadataName }) {
+		return nil, false
 	}
-	out = slices.DeleteFunc(out, func(name string) bool {
-		return slices.ContainsFunc(c.namespaces, func(t selector.Term) bool {
-			return t.Label == corev1.LabelMetadataName && len(t.Values) > 0 && slices.Contains(t.Values, name) == t.Not
+	at := slices.IndexFunc(c.namespaces, demands)
+	if at < 0 {
+		return nil, false
+	}
+	return slices.DeleteFunc(slices.Clone(c.namespaces[at].Values), func(name string) bool {
+		return slices.ContainsFunc(c.namespaces, func(t selector.Term) bool { return len(t.Values) > 0 && slices.Contains(t.Values, name) == t.Not || t.Not && len(t.Values) == 0 })
+	}), true
+}
+
+// demands tells whether a label must have one of some values.
+func demands(t selector.Term) bool { return !t.Not && len(t.Values) > 0 }
+
+// apart tells whether nothing has the labels that both ask for, as they demand others of one.
+func apart(a, b []selector.Term) bool {
+	return slices.ContainsFunc(a, func(t selector.Term) bool {
+		return demands(t) && slices.ContainsFunc(b, func(o selector.Term) bool {
+			return o.Label == t.Label && demands(o) && !slices.ContainsFunc(t.Values, func(v string) bool { return slices.Contains(o.Values, v) })
 		})
 	})
-	return out, all && out != nil
 }
 
 // in tells whether it is pods of just that namespace.

@@ -26,8 +26,8 @@ type Kubernetes struct {
 	Losses  map[v3.Ref][]Loss
 }
 
-// ToKubernetes gives Kubernetes' policies that decide about pods as all these objects do together. The objects must be all that there are: where a policy
-// stands among the others counts, and which network sets a rule finds.
+// ToKubernetes gives Kubernetes' policies that decide about pods as all these objects do together. The objects have their defaults, and must be all that
+// there are: where a policy stands among the others counts, and which network sets a rule finds.
 //
 //	Calico's tiers           ClusterNetworkPolicy, tier Admin    NetworkPolicy             ClusterNetworkPolicy, tier Baseline
 //	those before default     all, in order; their default Deny
@@ -434,9 +434,7 @@ func (k *onward) chosen(lost *losses, at string, e *entry, far *v3.EntityRule) (
 
 // overlaps tells whether there may be a pod that both are for.
 func (e *entry) overlaps(o *entry) bool {
-	mine, _ := e.who.names()
-	its, _ := o.who.names()
-	return mine == nil || its == nil || slices.ContainsFunc(mine, func(n string) bool { return slices.Contains(its, n) })
+	return !apart(e.who.namespaces, o.who.namespaces) && !apart(e.who.pods, o.who.pods)
 }
 
 // covers tells whether all pods that another is for are this one's, as far as one can say without asking them.
@@ -499,11 +497,9 @@ func (k *onward) tier(t *tier, to v1alpha2.Tier, b *behind) (out []item) {
 		i := item{entry: e}
 		for d, clauses := range e.clauses {
 			for n, c := range clauses {
-				rest := slices.Concat(clauses[n+1:])
-				for _, later := range t.entries[at+1:] {
-					rest = append(rest, later.clauses[d]...)
-				}
-				if c.action == v3.Pass && !k.passes(c, to, rest, ends[d], b[d]) {
+				over := c.overlaps
+				last := n == len(clauses)-1 && !slices.ContainsFunc(t.entries[at+1:], func(l *entry) bool { return len(l.clauses[d]) > 0 && over(l) })
+				if c.action == v3.Pass && !k.passes(c, to, last && !slices.ContainsFunc(ends[d], over), b[d]) {
 					continue
 				}
 				i.rules[d] = append(i.rules[d], k.clusterRules(direction(d), c)...)
@@ -526,14 +522,12 @@ func (k *onward) tier(t *tier, to v1alpha2.Tier, b *behind) (out []item) {
 	return out
 }
 
-// passes tells whether a rule that passes is to be said. It need not be where nothing is left that it would skip: packets go on as if nothing matched.
-func (k *onward) passes(c *clause, to v1alpha2.Tier, rest []*clause, ends, behind []*entry) bool {
-	over := func(e *entry) bool { return e.overlaps(c.entry) }
-	needed := c.clustered != nil || slices.ContainsFunc(ends, over) || slices.ContainsFunc(rest, func(r *clause) bool { return over(r.entry) })
-	if !needed {
+// passes tells whether a rule that passes is to be said. The last one need not be: packets go on as if nothing matched.
+func (k *onward) passes(c *clause, to v1alpha2.Tier, last bool, behind []*entry) bool {
+	if last && c.clustered == nil {
 		return false
 	}
-	if i := slices.IndexFunc(behind, over); i >= 0 {
+	if i := slices.IndexFunc(behind, c.overlaps); i >= 0 {
 		k.lose(c.ref, Opens, c.at+".action", "Kubernetes' Pass goes to behind tier %s, and what it passes must be asked of %s first", to, behind[i].ref)
 		return false
 	}
@@ -618,7 +612,7 @@ func (k *onward) network(e *entry) {
 	if says == [2]bool{} {
 		return
 	}
-	for _, home := range k.homes(e) {
+	for _, home := range k.namespacesOf(e) {
 		out := &networkingv1.NetworkPolicy{TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"}, ObjectMeta: meta(&e.meta)}
 		delete(out.Labels, v3.LabelTier)
 		out.Namespace = home
@@ -649,13 +643,12 @@ func (k *onward) network(e *entry) {
 	}
 }
 
-// homes are the namespaces that a policy of tier default is for.
-func (k *onward) homes(e *entry) (out []string) {
+// namespacesOf a policy of tier default.
+func (k *onward) namespacesOf(e *entry) (out []string) {
 	if e.home != "" {
 		return []string{e.home}
 	}
-	names, all := e.who.names()
-	if all {
+	if names, ok := e.who.names(); ok {
 		return names
 	}
 	if len(k.namespaces) == 0 {

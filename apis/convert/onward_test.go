@@ -94,7 +94,7 @@ func calicos(t *rapid.T) (out []v3.Object) {
 	}
 	r := rules{t}
 	for i := range rapid.IntRange(1, 4).Draw(t, "policies") {
-		spec := v3.PolicySpec{Tier: pick(tiers...), Selector: pick("", "all()", "app == 'a'", "app != 'b'", "has(app) && env in {'a','b'}"), Ingress: r.some(), Egress: r.some()}
+		spec := v3.PolicySpec{Tier: pick(tiers...), Selector: pick("", "all()", "app == 'a'", "app in {'b','c'}", "app != 'b'", "has(app) && env in {'a','b'}"), Ingress: r.some(), Egress: r.some()}
 		if pick("ordered", "last") == "ordered" {
 			order := rapid.SampledFrom([]float64{1, 500, 1000, 2000}).Draw(t, "order")
 			spec.Order = &order
