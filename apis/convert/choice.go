@@ -87,7 +87,9 @@ func (c *choice) names() (out []string, ok bool) {
 		return nil, false
 	}
 	return slices.DeleteFunc(slices.Clone(c.namespaces[at].Values), func(name string) bool {
-		return slices.ContainsFunc(c.namespaces, func(t selector.Term) bool { return len(t.Values) > 0 && slices.Contains(t.Values, name) == t.Not || t.Not && len(t.Values) == 0 })
+		return slices.ContainsFunc(c.namespaces, func(t selector.Term) bool {
+			return len(t.Values) > 0 && slices.Contains(t.Values, name) == t.Not || t.Not && len(t.Values) == 0
+		})
 	}), true
 }
 
@@ -142,7 +144,9 @@ func newNetset(o v3.Object, nets []string, namespaces map[string]*corev1.Namespa
 	if s.ref.Namespace == "" {
 		return s
 	}
-	s.labels[namespaceOf], s.labels[namespacePrefix+namespaceName] = s.ref.Namespace, s.ref.Namespace
+	for _, name := range []string{namespaceOf, namespacePrefix + namespaceName, namespacePrefix + corev1.LabelMetadataName} {
+		s.labels[name] = s.ref.Namespace
+	}
 	if n := namespaces[s.ref.Namespace]; n != nil {
 		for k, v := range n.Labels {
 			s.labels[namespacePrefix+k] = v
@@ -151,6 +155,12 @@ func newNetset(o v3.Object, nets []string, namespaces map[string]*corev1.Namespa
 		s.lone = true
 	}
 	return s
+}
+
+// asksNamespaces tells whether a selector is about more of a namespace than its name.
+func asksNamespaces(text string) bool {
+	s, err := selector.Parse(text)
+	return err == nil && slices.ContainsFunc(s.Labels(), func(label string) bool { return label != namespaceName && label != corev1.LabelMetadataName })
 }
 
 // isFound by a rule's selectors, of a policy of a namespace or of none (contract §2.6).

@@ -306,6 +306,9 @@ func (k *onward) loseRule(c *clause, lost losses) {
 
 // parted are peers and ports that go together: addresses have no ports by name.
 func parted(d direction, peers []peer, p ports) (out []match) {
+	if len(peers) == 0 { // who is found by a selector now: nobody
+		return nil
+	}
 	if d == ingress || len(p.names) == 0 {
 		return []match{{peers, p}}
 	}
@@ -406,15 +409,15 @@ func (k *onward) chosen(lost *losses, at string, e *entry, far *v3.EntityRule) (
 	}
 	var found []string
 	for _, s := range k.sets {
+		if s.lone && asksNamespaces(far.NamespaceSelector) {
+			lost.add(at+".namespaceSelector", "whether it finds %s is not known: the Namespace is not among the objects", s.ref)
+		}
 		if !s.isFound(far, e.home) {
 			continue
 		}
 		if e.stays != nil { // Calico lets a namespaceSelector alone find them
 			k.lose(e.ref, Denies, at, "finds %s, and in Kubernetes pods alone", s.ref)
 			continue
-		}
-		if s.lone && far.NamespaceSelector != "" {
-			lost.add(at+".namespaceSelector", "whether it finds %s is not known: the Namespace is not among the objects", s.ref)
 		}
 		found = append(found, s.ref.String())
 		for _, p := range lost.prefixes(by, s.nets) {

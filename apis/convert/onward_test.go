@@ -3,6 +3,7 @@ package convert_test
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -187,5 +188,46 @@ func TestMany(t *testing.T) {
 	}
 	if k := convert.ToKubernetes(all); len(k.Losses) != 1 || len(convert.ToKubernetes(all[:1001]).Losses) != 0 {
 		t.Errorf("of 1,001 policies: %v", k.Losses)
+	}
+}
+
+// A rule for nobody is none: without peers it would be for everybody. And what a rule may find is asked of namespaces that are known.
+func TestNetworkSetsAreFound(t *testing.T) {
+	set := &v3.NetworkSet{TypeMeta: ofCalico("NetworkSet"), ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "s"}, Spec: v3.NetworkSetSpec{Nets: []string{"192.0.2.0/24"}}}
+	empty := &v3.GlobalNetworkSet{TypeMeta: ofCalico("GlobalNetworkSet"), ObjectMeta: metav1.ObjectMeta{Name: "e"}}
+	known := scenario.Namespace("b", map[string]string{"env": "b"})
+	for name, c := range map[string]struct {
+		of     string
+		beside []v3.Object
+		peers  int
+		lost   []convert.Then
+	}{
+		"an empty set":              {"global()", []v3.Object{empty}, 0, []convert.Then{convert.Frozen}},
+		"no set":                    {"global()", nil, 0, []convert.Then{convert.Denies}},
+		"of a namespace":            {"env == 'b'", []v3.Object{set, known}, 2, []convert.Then{convert.Frozen}},
+		"of another":                {"env == 'c'", []v3.Object{set, known}, 1, nil},
+		"of one that is not known":  {"env == 'b'", []v3.Object{set}, 0, []convert.Then{convert.Denies}},
+		"of one by its name":        {"projectcalico.org/name == 'b'", []v3.Object{set}, 2, []convert.Then{convert.Frozen}},
+		"of one by Kubernetes' own": {"kubernetes.io/metadata.name == 'b'", []v3.Object{set}, 2, []convert.Then{convert.Frozen}},
+	} {
+		o := &v3.NetworkPolicy{TypeMeta: ofCalico("NetworkPolicy"), ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}}
+		o.Spec.Ingress = []v3.Rule{{Action: v3.Allow, Source: v3.EntityRule{NamespaceSelector: c.of}}}
+		v3.Default(o)
+		k := convert.ToKubernetes(append([]v3.Object{o}, c.beside...))
+		p := k.Objects[len(k.Objects)-1].(*networkingv1.NetworkPolicy)
+		peers := 0
+		for _, r := range p.Spec.Ingress {
+			if len(r.From) == 0 {
+				t.Errorf("%s: it is for everybody", name)
+			}
+			peers += len(r.From)
+		}
+		var lost []convert.Then
+		for _, l := range k.Losses[v3.RefOf(o)] {
+			lost = append(lost, l.Then)
+		}
+		if peers != c.peers || !slices.Equal(lost, c.lost) {
+			t.Errorf("%s: %d peers, %v lost", name, peers, k.Losses)
+		}
 	}
 }
