@@ -26,7 +26,7 @@ func (s *search) processes() (found []string, err error) {
 		return nil, err
 	}
 	for _, dir := range all {
-		name := s.program(dir)
+		name := s.known(dir)
 		if name == "" {
 			continue
 		}
@@ -38,9 +38,9 @@ func (s *search) processes() (found []string, err error) {
 	return found, nil
 }
 
-// program of the owners' that a process is, or "". It is known by its file, by its name or by what it was called as; a BIRD or confd is Calico's
+// known is the program of the owners' that a process is, or "". It is known by its file, by its name or by what it was called as; a BIRD or confd is Calico's
 // if it was given something of Calico's, for others use them too.
-func (s *search) program(dir string) string {
+func (s *search) known(dir string) string {
 	comm, _ := os.ReadFile(filepath.Join(dir, "comm")) // what has ended says nothing
 	exe, _ := os.Readlink(filepath.Join(dir, "exe"))
 	line, _ := os.ReadFile(filepath.Join(dir, "cmdline"))

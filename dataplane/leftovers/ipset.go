@@ -20,15 +20,15 @@ var setsOfNAT = []string{"masq-ipam-pools", "all-ipam-pools", "network-ip-pools"
 type ipset struct{ name, kind string }
 
 // listSets of the kernel; asking one that has no ipsets would load them.
-func listSets(ctx context.Context) (sets []ipset, err error) {
+func (o Options) listSets(ctx context.Context) (sets []ipset, err error) {
 	if !exists("/sys/module/ip_set") {
 		return nil, nil
 	}
-	program, err := look("ipset")
+	list, err := o.program("ipset")
 	if err != nil {
 		return nil, err
 	}
-	text, err := run(ctx, "", program, "list", "-terse")
+	text, err := list.run(ctx, "", "list", "-terse")
 	for line := range strings.Lines(string(text)) {
 		what, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		switch {
@@ -42,7 +42,7 @@ func listSets(ctx context.Context) (sets []ipset, err error) {
 }
 
 func findSets(ctx context.Context, s *search) (items []Item, err error) {
-	all, err := listSets(ctx)
+	all, err := s.listSets(ctx)
 	for _, set := range all {
 		for _, o := range s.owners {
 			p := begins(o.sets, set.name)
@@ -68,7 +68,7 @@ func removeSets(ctx context.Context, s *search) error {
 	if err != nil {
 		return err
 	}
-	all, err := listSets(ctx)
+	all, err := s.listSets(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func removeSets(ctx context.Context, s *search) error {
 	var errs []error
 	for _, i := range items {
 		if err := destroy(ctx, i.Name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
+			errs = append(errs, fmt.Errorf("ipset %s: %w", i.Name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -110,7 +110,7 @@ func destroy(ctx context.Context, name string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New("a rule or a set of somebody else's uses it: remove that, and say this again")
+			return fmt.Errorf("%w removed: a rule or a set of somebody else's uses it: remove that, and say this again", ErrNotAll)
 		case <-again.C:
 		}
 	}

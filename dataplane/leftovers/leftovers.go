@@ -17,11 +17,11 @@ import (
 	"strings"
 )
 
-// Options say whose leftovers are looked for, and what stays.
+// Options say whose leftovers are looked for, where, and what stays.
 type Options struct {
 	Of      []string // names of Owners; none: Calico
 	KeepCNI bool     // Calico's CNI plugin and IPAM go on: its routes, interfaces, NAT and files stay
-	Root    string   // before the path of each file; the machine's own if empty
+	Root    string   // where the machine's files and programs are; its network is that of the caller
 }
 
 // Item is one thing that was left.
@@ -58,6 +58,7 @@ type Leftovers struct {
 	Pods    []string `json:"pods"`    // interfaces of Calico's whose other end is in a pod
 	CNI     string   `json:"cni"`     // the configuration by which the container runtime calls Calico's plugin, if it does
 	Unseen  []string `json:"unseen"`  // what could not be looked at
+	Mind    []string `json:"mind"`    // what somebody should know before it goes
 }
 
 // Refused says why nothing may be removed.
@@ -77,8 +78,11 @@ type Step struct {
 	Do   func(context.Context) error
 }
 
-// ErrRunning is of a step that is not done because an owner has come back, or pods of its.
-var ErrRunning = errors.New("refused")
+// Errors of steps. Behind ErrNotAll the next may be done.
+var (
+	ErrRunning = errors.New("refused")            // an owner has come back, or pods of its
+	ErrNotAll  = errors.New("not everything was") // done; what was not is told
+)
 
 // place is where leftovers may be.
 type place struct {
@@ -108,6 +112,7 @@ type search struct {
 	pods    []string
 	cni     cni
 	holds   string // why what carries pods' packets stays; "" if it goes
+	mind    []string
 }
 
 // Find looks everywhere. What it could not look at is in Unseen; the error is that nothing could be said at all.
@@ -116,7 +121,7 @@ func Find(ctx context.Context, o Options) (*Leftovers, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Leftovers{Items: []Item{}, Kept: []Item{}, Running: s.running, Pods: s.pods, CNI: s.cni.inUse, Unseen: slices.Clone(s.cni.unseen)}
+	l := &Leftovers{Items: []Item{}, Kept: []Item{}, Running: s.running, Pods: s.pods, CNI: s.cni.inUse, Unseen: append([]string{}, s.cni.unseen...)}
 	for _, p := range places() {
 		items, err := p.find(ctx, s)
 		if err != nil {
@@ -130,6 +135,7 @@ func Find(ctx context.Context, o Options) (*Leftovers, error) {
 			}
 		}
 	}
+	l.Mind = append([]string{}, s.mind...)
 	if ebpf := s.path("/sys/fs/bpf/calico"); s.of(calico) && exists(ebpf) {
 		l.Unseen = append(l.Unseen, ebpf+": Calico was in eBPF mode: its programs on interfaces are not looked for (bpftool net); a restart of the machine removes them")
 	}
@@ -191,7 +197,7 @@ func begin(o Options) (*search, error) {
 func (s *search) of(name string) bool { return slices.Contains(s.Of, name) }
 
 // path of a file of the machine.
-func (s *search) path(p string) string { return filepath.Join("/", s.Root, p) }
+func (o Options) path(p string) string { return filepath.Join("/", o.Root, p) }
 
 // going are those of the items that do not stay.
 func going(items []Item) []Item {

@@ -47,7 +47,7 @@ func onMachine(t *testing.T, f func(m *machine)) {
 		runtime.LockOSThread() // and never unlock: the thread ends with its namespace
 		defer func() { done <- recover() }()
 		must(unix.Unshare(unix.CLONE_NEWNET))
-		f(&machine{t, t.TempDir()})
+		f(&machine{t, t.TempDir(), 0})
 	}()
 	if p := <-done; p != nil {
 		t.Fatal(p)
@@ -62,8 +62,9 @@ func must(err error) {
 
 // machine is a network namespace, with a folder for its files.
 type machine struct {
-	t    *testing.T
-	root string
+	t       *testing.T
+	root    string
+	backups int
 }
 
 func (m *machine) options() leftovers.Options {
@@ -97,7 +98,7 @@ func (m *machine) remove(o leftovers.Options) {
 func (m *machine) all() string {
 	text := m.sh(`for v in legacy nft; do for p in iptables ip6tables; do echo "== $p $v"; $p-$v-save -c 2>/dev/null; done; done
 		echo == nft; nft list ruleset; echo == sets; ipset save; echo == routes; ip route show table all; ip -6 route show table all
-		echo == rules; ip rule; ip -6 rule; echo == links; ip -o link; echo == files; cd $ROOT; find . -mindepth 1 | sort`)
+		echo == rules; ip rule; ip -6 rule; echo == links; ip -o link; echo == files; cd $ROOT; find etc opt run var -path var/lib/tierwall -prune -o -print | sort`)
 	return policyCounters.ReplaceAllString(changing.ReplaceAllString(text, ""), "$1")
 }
 
@@ -151,7 +152,12 @@ mkdir -p $ROOT/etc/cni/net.d $ROOT/opt/cni/bin $ROOT/var/lib/cni $ROOT/var/log $
 `
 
 // What Calico, kube-router and Azure NPM leave.
-const left = calico.Left + calico.LeftFiles + calico.LeftPlugin
+const left = calico.Left + calico.LeftFiles + calico.LeftPlugin + `
+ip -6 route add blackhole fd01::/122 proto 80
+ip -6 route add fd02::/122 dev eth0 proto 80
+ip route add 10.1.5.0/26 proto 80 nexthop via 192.0.2.2 dev eth0 weight 2 nexthop via 192.0.2.3 dev eth0 onlink
+ip address add 10.1.1.1/32 dev vxlan.calico
+`
 
 // emptyChains are what the foreign rules' tables had anyway: leftovers' removal leaves the kernel's own chains that they were in.
 const withAllTables = `
@@ -212,62 +218,187 @@ func TestOfOne(t *testing.T) {
 	}
 }
 
-// Ended behind any step, or within one that is then done again from its beginning, the whole is done by whoever begins anew.
-func TestKilledAtEveryStep(t *testing.T) {
-	var want string
+// Ended before any of its steps a removal is put back; and one that is ended before each in turn, and goes on, comes to the same end. What is not put back is
+// told in canonical.
+func TestKilledBeforeEachStep(t *testing.T) {
 	onMachine(t, func(m *machine) {
-		m.sh(foreign + withAllTables + left)
-		m.remove(m.options())
-		want = m.all()
+		m.sh(foreign + withAllTables + "ip route del 10.8.0.0/16\n") // that of BIRD's would be taken for Calico's
+		clean := canonical(m.all())
+		m.sh(left)
+		full := canonical(m.all())
+		all := len(m.removal(0))
+		for n := range all + 1 {
+			m.removal(n)
+			m.restoration(n % 3) // is ended too
+			m.restoration(-1)
+			m.same(fmt.Sprintf("ended before step %d and put back", n), full)
+			if run := m.run(); n > 0 && run.Phase != leftovers.Restored {
+				t.Errorf("put back: %+v", run)
+			}
+		}
+		for n := range all {
+			m.removal(n)
+		}
+		m.removal(-1)
+		m.same("ended before each step, and gone on", clean)
+		if run := m.run(); run.Phase != leftovers.Removed || len(m.find(m.options()).Items) > 0 {
+			t.Errorf("gone on: %+v", run)
+		}
+		m.restoration(-1)
+		m.same("put back from several backups", full)
+		t.Logf("ended %d times while it removed, and %d while it put back", 2*all+1, all+1)
 	})
-	for n := range leftovers.Steps(leftovers.Options{}) {
-		onMachine(t, func(m *machine) {
-			m.sh(foreign + withAllTables + left)
-			for i, s := range leftovers.Steps(m.options()) {
-				if i <= n {
-					must(s.Do(context.Background()))
-				}
-				if i == n {
-					must(s.Do(context.Background()))
-				}
-			}
-			m.remove(m.options())
-			if diff := cmp.Diff(want, m.all()); diff != "" {
-				t.Errorf("ended behind step %d: %s", n, diff)
-			}
-		})
+}
+
+// removal as far as before step n; -1 is to its end.
+func (m *machine) removal(n int) []leftovers.Step {
+	return m.journal(func(j *leftovers.Journal) []leftovers.Step {
+		m.backups++
+		return j.Remove(fmt.Sprintf("%s/%d", folder, m.backups))
+	}, n)
+}
+
+func (m *machine) restoration(n int) []leftovers.Step {
+	return m.journal(func(j *leftovers.Journal) []leftovers.Step {
+		steps, err := j.Restore()
+		if errors.Is(err, leftovers.ErrNone) {
+			return nil
+		}
+		must(err)
+		return steps
+	}, n)
+}
+
+// journal opens it anew, as a process does that is begun.
+func (m *machine) journal(of func(*leftovers.Journal) []leftovers.Step, n int) []leftovers.Step {
+	j, err := leftovers.OpenJournal(m.options(), folder)
+	must(err)
+	defer j.Close()
+	steps := of(j)
+	for i, s := range steps {
+		if i != n {
+			must(s.Do(context.Background()))
+			continue
+		}
+		break
+	}
+	return steps
+}
+
+func (m *machine) run() *leftovers.Run {
+	r, err := leftovers.ReadRun(m.options(), folder)
+	must(err)
+	return r
+}
+
+func (m *machine) same(what string, want []string) {
+	if diff := cmp.Diff(want, canonical(m.all())); diff != "" {
+		panic(what + ": " + diff)
 	}
 }
 
-// What a backup has puts everything back.
-func TestBackup(t *testing.T) {
-	onMachine(t, func(m *machine) {
-		m.sh(foreign + withAllTables + left)
-		want := m.all()
-		l := m.find(m.options())
-		dir := filepath.Join(t.TempDir(), "a", "b")
-		must(leftovers.Backup(context.Background(), l, dir))
-		if err := leftovers.Backup(context.Background(), l, dir); err == nil {
-			t.Error("a second backup was written over the first")
+const folder = "/var/lib/tierwall/cleanup"
+
+// canonical is what all gives with its parts in the order of their names: where a chain or a route stands among others means nothing, and that is not put
+// back. Rules keep their order within a chain.
+func canonical(text string) []string {
+	type line struct{ part, text string }
+	var lines []line
+	section, table, block := "", "", ""
+	for text := range strings.Lines(text) {
+		text = strings.TrimRight(text, "\n ")
+		switch {
+		case strings.HasPrefix(text, "== "):
+			section, table, block = text, "", ""
+		case strings.HasPrefix(text, "*"), strings.HasPrefix(text, "table "):
+			table, block = text, ""
+		case strings.HasPrefix(text, "\t") && strings.HasSuffix(text, "{"):
+			block = text
 		}
-		m.remove(m.options())
-		m.sh("ip link add vxlan.calico address 66:00:00:00:00:01 type vxlan id 4096 dstport 4790 local 192.0.2.1; ip link set vxlan.calico up; " + filepath.Join(dir, leftovers.RestoreScript))
-		if diff := cmp.Diff(sorted(want), sorted(m.all())); diff != "" {
-			t.Errorf("not put back: %s", diff)
+		part := section + table + block
+		if _, rule, ok := strings.Cut(text, "-A "); ok {
+			part += strings.Fields(rule)[0]
+		} else if section != "== nft" {
+			part += text
+		}
+		if text != "" && text != "}" {
+			lines = append(lines, line{part, text})
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return strings.Compare(a.part, b.part) })
+	var out []string
+	for _, l := range lines {
+		out = append(out, l.text)
+	}
+	return out
+}
+
+// What others have changed in the same tables since stays when a backup is put back, and it can be put back twice.
+func TestRestoreAmongOthers(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left + `nft 'add chain ip filter ts-input { type filter hook input priority 5; }; add rule ip filter ts-input tcp dport { 1, 2 } counter accept'`)
+		m.removal(-1)
+		m.sh(`for p in iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft; do $p -N KUBE-SVC-NEW; $p -I FORWARD -j KUBE-SVC-NEW; $p -F KUBE-FORWARD; done; ipset create KUBE-NEW hash:ip; ipset add other 10.0.0.0/8`)
+		m.restoration(-1)
+		once := m.all()
+		for _, want := range []string{"-A FORWARD -j KUBE-SVC-NEW", "tcp dport { 1, 2 } counter", "create KUBE-NEW", "add other 10.0.0.0/8", "-A cali-fw-cali1 -j DROP", "add cali40s:abc 10.1.0.0/16"} {
+			if !strings.Contains(once, want) {
+				t.Errorf("%q is not there", want)
+			}
+		}
+		if strings.Contains(once, "-A KUBE-FORWARD") {
+			t.Error("a rule of others' that went since is back")
+		}
+		m.sh("sh $ROOT" + folder + "/1/" + leftovers.RestoreScript + " $ROOT")
+		if diff := cmp.Diff(canonical(once), canonical(m.all())); diff != "" {
+			t.Errorf("put back twice: %s", diff)
 		}
 	})
 }
 
-func sorted(text string) []string { return slices.Sorted(strings.SplitSeq(text, "\n")) }
+// The journal holds one run, for one process at a time.
+func TestJournal(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		if r := m.run(); r != nil {
+			t.Errorf("a run: %+v", r)
+		}
+		m.sh(foreign + left)
+		m.removal(2)
+		if r := m.run(); r.Phase != leftovers.Removing || !r.Unfinished() || !slices.Equal(r.Backups, []string{folder + "/1"}) {
+			t.Errorf("begun: %+v", r)
+		}
+		j, err := leftovers.OpenJournal(m.options(), folder)
+		must(err)
+		if _, err := leftovers.OpenJournal(m.options(), folder); !errors.Is(err, leftovers.ErrBusy) {
+			t.Errorf("open twice: %v", err)
+		}
+		must(j.Close())
+		j, err = leftovers.OpenJournal(leftovers.Options{Root: m.root}, folder)
+		must(err)
+		if err := j.Remove(folder + "/x")[0].Do(context.Background()); !errors.Is(err, leftovers.ErrOther) {
+			t.Errorf("another run: %v", err)
+		}
+		must(j.Close())
+		must(os.WriteFile(m.root+folder+"/journal.json", []byte("{"), 0o600))
+		if _, err := leftovers.OpenJournal(m.options(), folder); err == nil {
+			t.Error("a journal that cannot be read was opened")
+		}
+	})
+}
 
 // Nothing is written where a backup cannot be made whole, and so nothing removed.
 func TestBackupFails(t *testing.T) {
 	onMachine(t, func(m *machine) {
 		m.sh(foreign + left)
 		l := m.find(m.options())
-		t.Setenv("PATH", t.TempDir())
-		if err := leftovers.Backup(context.Background(), l, "/proc/none/x"); err == nil {
+		o := m.options()
+		o.Root = ""
+		if err := leftovers.Backup(context.Background(), o, l, "/proc/none/x"); err == nil {
 			t.Error("a backup in /proc")
+		}
+		must(leftovers.Backup(context.Background(), m.options(), l, "/a/b"))
+		if err := leftovers.Backup(context.Background(), m.options(), l, "/a/b"); err == nil {
+			t.Error("a second backup was written over the first")
 		}
 	})
 }
@@ -307,7 +438,7 @@ func TestLivePods(t *testing.T) {
 			m.remove(o)
 			after := m.all()
 			for _, want := range []string{"cali1 <", "10.1.1.7 dev cali1", "blackhole 10.1.1.0/26", "vxlan.calico: <", "not from all fwmark 0x100000", "-j cali-nat-outgoing",
-				"chain nat-cali-nat-outgoing", "cali40masq-ipam-pools", "./var/lib/calico/nodename", "./opt/cni/bin/calico-ipam"} {
+				"chain nat-cali-nat-outgoing", "cali40masq-ipam-pools", "\nvar/lib/calico/nodename", "\nopt/cni/bin/calico-ipam"} {
 				if !strings.Contains(after, want) {
 					t.Errorf("keep %v: %q is gone", keep, want)
 				}
@@ -453,3 +584,78 @@ COMMIT
 COMMIT
 END
 `
+
+// What a rule, a set or a map of somebody else's uses is told, and everything else goes.
+func TestUsedByOthers(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left + `
+			iptables-legacy -A KUBE-FORWARD -m set --match-set cali40s:abc src -j ACCEPT
+			ipset create mine list:set; ipset add mine cali60s:abc
+			nft add rule ip filter INPUT tcp dport vmap { 7 : jump cali-FORWARD }`)
+		var not []string
+		for _, s := range leftovers.Steps(m.options()) {
+			if err := s.Do(context.Background()); errors.Is(err, leftovers.ErrNotAll) {
+				not = append(not, err.Error())
+			} else {
+				must(err)
+			}
+		}
+		if text := strings.Join(not, "\n"); len(not) != 1 || !strings.Contains(text, "ipset cali40s:abc: not everything was removed: a rule or a set of somebody else's uses it") || !strings.Contains(text, "cali60s:abc") {
+			t.Errorf("told: %s", text)
+		}
+		l := m.find(m.options())
+		var names []string
+		for _, i := range l.Items {
+			names = append(names, i.Name)
+		}
+		if !slices.Equal(names, []string{"cali40s:abc", "cali60s:abc"}) || len(l.Kept) != 1 || l.Kept[0].Name != "cali-FORWARD" {
+			t.Errorf("left %q, kept %v", names, l.Kept)
+		}
+		for _, want := range []string{"tcp dport vmap { 7 : jump cali-FORWARD }", "-A KUBE-FORWARD -m set --match-set cali40s:abc src -j ACCEPT", "add mine cali60s:abc"} {
+			if !strings.Contains(m.all(), want) {
+				t.Errorf("%q is gone", want)
+			}
+		}
+	})
+}
+
+// Who relies on what Calico lets by, and what goes with Calico's chains that is not its own, is told before.
+func TestMind(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		m.sh(foreign + left + `for p in iptables-legacy ip6tables-nft; do $p -P FORWARD DROP; $p -P OUTPUT DROP; $p -A cali-INPUT -p tcp -j ACCEPT; $p -A cali-INPUT -m comment --comment cali:x -j ACCEPT; done`)
+		mind := strings.Join(m.find(leftovers.Options{Root: m.root}).Mind, "\n")
+		for _, want := range []string{"legacy ip filter: the policy of FORWARD is DROP", "nft ip6 filter: the policy of FORWARD is DROP",
+			"legacy ip filter: 1 rules in cali-INPUT have no comment of Calico's", "nft ip6 filter: 1 rules in cali-INPUT"} {
+			if !strings.Contains(mind, want) {
+				t.Errorf("no %q in %s", want, mind)
+			}
+		}
+		if strings.Contains(mind, "OUTPUT") {
+			t.Errorf("a chain without a rule of Calico's is minded: %s", mind)
+		}
+	})
+}
+
+// In a container the machine's programs are run in the root that they know, by links that lead somewhere only there.
+func TestProgramsOfARoot(t *testing.T) {
+	onMachine(t, func(m *machine) {
+		must(unix.Unshare(unix.CLONE_NEWNS))
+		must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		m.sh(foreign + left + `
+			for d in usr/bin usr/sbin usr/lib usr/lib64 usr/share dev proc sys; do [ -d /$d ] || continue; mkdir -p $ROOT/$d; mount --rbind /$d $ROOT/$d; done
+			for d in bin sbin lib lib64; do [ ! -L /$d ] || ln -s $(readlink /$d) $ROOT/$d; [ -L /$d ] || { mkdir $ROOT/$d; mount --rbind /$d $ROOT/$d; }; done
+			mkdir -p $ROOT/usr/local/sbin; touch $ROOT/run/xtables.lock
+			printf '#!/bin/sh\necho "$@" >>/ran\nexec /usr/sbin/iptables-legacy-save "$@"\n' >$ROOT/only-here; chmod +x $ROOT/only-here
+			ln -s /only-here $ROOT/usr/local/sbin/iptables-legacy-save`)
+		want := canonical(m.all())
+		m.removal(-1)
+		if ran, _ := os.ReadFile(m.root + "/ran"); !strings.Contains(string(ran), "-t filter") {
+			t.Error("the root's own program was not run")
+		}
+		if l := m.find(m.options()); len(l.Items) > 0 || len(l.Unseen) > 0 {
+			t.Errorf("left %v, unseen %q", l.Items, l.Unseen)
+		}
+		m.restoration(-1)
+		m.same("put back", want)
+	})
+}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 )
@@ -44,49 +43,52 @@ func (f legacyFamily) place(p legacyPart) place {
 			if err != nil || script == "" {
 				return err
 			}
-			program, err := f.tool("restore")
+			restore, err := s.legacyTool(f, "restore")
 			if err != nil {
 				return err
 			}
-			_, err = run(ctx, script, program, "--noflush", "-w", "10")
+			_, err = restore.run(ctx, script, "--noflush", "-w", "10")
 			return err
 		}}
 }
 
 // legacy finds what is the owners' in a table, and makes what takes it out of there: rules of others' chains first, then the chains.
 func (s *search) legacy(ctx context.Context, f legacyFamily, p legacyPart) (script string, items []Item, err error) {
-	text, err := f.save(ctx, p.table)
+	text, err := s.legacySave(ctx, f, p.table)
 	if err != nil || len(text) == 0 {
 		return "", nil, err
 	}
 	in := "legacy " + f.family + " " + p.table
 	t := parseSaved(text)
+	theirs := s.owned(t)
 	var b strings.Builder
-	for _, r := range t.rules {
-		if owner, _ := s.chain(r.chain); owner != "" || p.hook != "" && r.chain != p.hook {
+	for _, r := range theirs.rules {
+		if p.hook != "" && r.chain != p.hook {
 			continue
 		}
-		if owner, why := s.rule(r.jumps, r.comments); owner != "" {
-			i := Item{Owner: owner, Kind: Rule, In: in, Name: r.text, Why: why, Stays: s.stays(owner, p.table)}
-			if items = append(items, i); i.Stays == "" {
-				fmt.Fprintf(&b, "-D %s\n", r.text)
-			}
+		owner, why := s.rule(r.jumps, r.comments)
+		i := Item{Owner: owner, Kind: Rule, In: in, Name: r.text, Why: why, Stays: s.stays(owner, p.table)}
+		if items = append(items, i); i.Stays == "" {
+			fmt.Fprintf(&b, "-D %s\n", r.text)
 		}
 	}
 	if p.hook == "" {
 		var flush, remove strings.Builder
-		for _, name := range t.chains {
+		for _, name := range theirs.chains {
 			owner, why := s.chain(name)
-			if owner == "" {
-				continue
-			}
 			i := Item{Owner: owner, Kind: Chain, In: in, Name: name, Why: why, Stays: s.stays(owner, p.table)}
 			if items = append(items, i); i.Stays == "" {
 				fmt.Fprintf(&flush, "-F %s\n", name)
 				fmt.Fprintf(&remove, "-X %s\n", name)
+				s.strangers(in, name, owner, theirs.comments(name))
 			}
 		}
 		b.WriteString(flush.String() + remove.String())
+	}
+	for _, chain := range t.policies {
+		if slices.ContainsFunc(theirs.rules, func(r savedRule) bool { return r.chain == chain }) {
+			s.drops(in, chain)
+		}
 	}
 	if b.Len() == 0 {
 		return "", items, nil
@@ -94,8 +96,40 @@ func (s *search) legacy(ctx context.Context, f legacyFamily, p legacyPart) (scri
 	return "*" + p.table + "\n" + b.String() + "COMMIT\n", items, nil
 }
 
-// save gives a table with its counters; nothing if it is not loaded.
-func (f legacyFamily) save(ctx context.Context, table string) ([]byte, error) {
+// owned is what of a table is the owners': their chains, with the rules in them, and the rules in chains of others.
+type owned struct {
+	chains        []string
+	inside, rules []savedRule
+}
+
+func (s *search) owned(t saved) (o owned) {
+	for _, name := range t.chains {
+		if owner, _ := s.chain(name); owner != "" {
+			o.chains = append(o.chains, name)
+		}
+	}
+	for _, r := range t.rules {
+		if owner, _ := s.chain(r.chain); owner != "" {
+			o.inside = append(o.inside, r)
+		} else if owner, _ := s.rule(r.jumps, r.comments); owner != "" {
+			o.rules = append(o.rules, r)
+		}
+	}
+	return o
+}
+
+// comments of the rules in a chain.
+func (o *owned) comments(chain string) (all [][]string) {
+	for _, r := range o.inside {
+		if r.chain == chain {
+			all = append(all, r.comments)
+		}
+	}
+	return all
+}
+
+// legacySave gives a table with its counters; nothing if it is not loaded.
+func (o Options) legacySave(ctx context.Context, f legacyFamily, table string) ([]byte, error) {
 	names, err := os.ReadFile(f.names)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(names)), table) {
 		return nil, nil
@@ -103,51 +137,65 @@ func (f legacyFamily) save(ctx context.Context, table string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	program, err := f.tool("save")
+	save, err := o.legacyTool(f, "save")
 	if err != nil {
 		return nil, err
 	}
-	return run(ctx, "", program, "-c", "-t", table)
+	return save.run(ctx, "", "-c", "-t", table)
 }
 
-// tool is the program that saves or restores: where none is called legacy, that without a name of its own if it is one.
-func (f legacyFamily) tool(what string) (string, error) {
-	if path, err := look(f.program + "-legacy-" + what); err == nil {
-		return path, nil
+// legacyTool is the program that saves or restores, or with "" that changes a rule: where none is called legacy, that without a name of its own if it is one.
+func (o Options) legacyTool(f legacyFamily, what string) (program, error) {
+	if what != "" {
+		what = "-" + what
 	}
-	path, err := look(f.program + "-" + what)
+	if p, err := o.program(f.program + "-legacy" + what); err == nil {
+		return p, nil
+	}
+	p, err := o.program(f.program + what)
 	if err == nil {
 		var said []byte
-		if said, err = exec.Command(path, "--version").Output(); err == nil && !bytes.Contains(said, []byte("nf_tables")) {
-			return path, nil
+		if said, err = p.run(context.Background(), "", "--version"); err == nil && !bytes.Contains(said, []byte("nf_tables")) {
+			return p, nil
 		}
 	}
-	return "", fmt.Errorf("tables of legacy iptables are loaded, and there is no %s-legacy-%s: install iptables", f.program, what)
+	return program{}, fmt.Errorf("tables of legacy iptables are loaded, and there is no %s-legacy%s: install iptables", f.program, what)
 }
 
 // saved is a table as iptables-save gives it.
 type saved struct {
-	chains []string // that users made
-	rules  []savedRule
+	chains   []string // that users made
+	policies []string // that the kernel's own chains have, behind their names, where that is not ACCEPT
+	rules    []savedRule
 }
 
 type savedRule struct {
 	text         string // chain and rule, as behind -A
 	chain, jumps string
+	words        []string // of text, without the chain
 	comments     []string
+	position     int    // in its chain, from 1
+	counters     string // as in [1:2]
 }
 
 func parseSaved(text []byte) (t saved) {
+	position := map[string]int{}
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		if name, ok := strings.CutPrefix(line, ":"); ok {
-			if words := strings.Fields(name); len(words) > 1 && words[1] == "-" {
+			switch words := strings.Fields(name); {
+			case len(words) > 1 && words[1] == "-":
 				t.chains = append(t.chains, words[0])
+			case len(words) > 1 && words[1] != "ACCEPT":
+				t.policies = append(t.policies, words[0])
 			}
 			continue
 		}
-		if _, rule, ok := strings.Cut(line, "-A "); ok && (strings.HasPrefix(line, "[") || strings.HasPrefix(line, "-A ")) {
-			t.rules = append(t.rules, parseRule(rule))
+		if counters, rule, ok := strings.Cut(line, "-A "); ok && (strings.HasPrefix(line, "[") || strings.HasPrefix(line, "-A ")) {
+			r := parseRule(rule)
+			position[r.chain]++
+			r.position, r.counters = position[r.chain], strings.Trim(counters, "[] ")
+			t.rules = append(t.rules, r)
 		}
 	}
 	return t
@@ -155,7 +203,7 @@ func parseSaved(text []byte) (t saved) {
 
 func parseRule(text string) savedRule {
 	words := split(text)
-	r := savedRule{text: text, chain: words[0]}
+	r := savedRule{text: text, chain: words[0], words: words[1:]}
 	for i, w := range words[:len(words)-1] {
 		switch w {
 		case "-j", "-g":
@@ -192,28 +240,6 @@ func split(text string) (words []string) {
 		}
 	}
 	return append(words, word.String())
-}
-
-// run a program that must succeed; the error has what it said.
-func run(ctx context.Context, input, program string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdin = strings.NewReader(input)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return out.Bytes(), fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
-	}
-	return out.Bytes(), nil
-}
-
-// look for a program also where root's are, whatever PATH says.
-func look(program string) (path string, err error) {
-	for _, at := range []string{program, "/usr/sbin/" + program, "/sbin/" + program} {
-		if path, err = exec.LookPath(at); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not installed", program)
 }
 
 func exists(path string) bool {

@@ -60,7 +60,7 @@ func (s *search) routes() (found []foundRoute, err error) {
 			default:
 				continue
 			}
-			i := Item{Owner: calico, Kind: Route, In: familyName(family), Name: routeText(r, dev), Why: why, Stays: s.holds}
+			i := Item{Owner: calico, Kind: Route, In: familyName(family), Name: routeText(r, devices), Why: why, Stays: s.holds}
 			if slices.Contains(s.pods, dev) {
 				i.Stays = "a pod lives behind " + dev
 			}
@@ -93,7 +93,7 @@ func removeRoutes(_ context.Context, s *search) error {
 }
 
 // routeText is a route as ip route add takes it.
-func routeText(r netlink.Route, dev string) string {
+func routeText(r netlink.Route, devices map[int]string) string {
 	var words []string
 	if kind := map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
 		unix.RTN_LOCAL: "local"}[r.Type]; kind != "" {
@@ -104,15 +104,7 @@ func routeText(r netlink.Route, dev string) string {
 	} else {
 		words = append(words, r.Dst.String())
 	}
-	if r.Gw != nil {
-		words = append(words, "via", r.Gw.String())
-	}
-	for _, hop := range r.MultiPath {
-		words = append(words, "nexthop via", hop.Gw.String())
-	}
-	if dev != "" && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_LOCAL) {
-		words = append(words, "dev", dev)
-	}
+	words = append(words, wayText(r.Gw, devices[r.LinkIndex], r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_LOCAL, r.Flags)...)
 	if r.Src != nil {
 		words = append(words, "src", r.Src.String())
 	}
@@ -126,10 +118,25 @@ func routeText(r netlink.Route, dev string) string {
 	if r.Scope == netlink.SCOPE_LINK {
 		words = append(words, "scope link")
 	}
-	if r.Flags&int(netlink.FLAG_ONLINK) != 0 {
-		words = append(words, "onlink")
+	for _, hop := range r.MultiPath { // ip takes whatever follows for more of them
+		words = append(append(words, "nexthop"), wayText(hop.Gw, devices[hop.LinkIndex], true, hop.Flags)...)
+		words = append(words, "weight", fmt.Sprint(hop.Hops+1))
 	}
 	return strings.Join(words, " ")
+}
+
+// wayText is where a route leads to.
+func wayText(via net.IP, dev string, byDevice bool, flags int) (words []string) {
+	if via != nil {
+		words = append(words, "via", via.String())
+	}
+	if dev != "" && byDevice {
+		words = append(words, "dev", dev)
+	}
+	if flags&int(netlink.FLAG_ONLINK) != 0 {
+		words = append(words, "onlink")
+	}
+	return words
 }
 
 func deviceNames() (map[int]string, error) {
@@ -330,4 +337,39 @@ func takeOutOfUse(link netlink.Link) error {
 		}
 	}
 	return netlink.LinkSetDown(link)
+}
+
+// deviceLines of a script make a device as it is now, or say who does.
+func deviceLines(name string) (lines []string, err error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	a := link.Attrs()
+	switch v, ok := link.(*netlink.Vxlan); {
+	case ok:
+		words := fmt.Sprintf("ip link add %s address %s mtu %d type vxlan id %d dstport %d", name, a.HardwareAddr, a.MTU, v.VxlanId, v.Port)
+		if v.SrcAddr != nil {
+			words += " local " + v.SrcAddr.String()
+		}
+		if parent, err := netlink.LinkByIndex(v.VtepDevIndex); v.VtepDevIndex != 0 && err == nil {
+			words += " dev " + parent.Attrs().Name
+		}
+		if !v.Learning {
+			words += " nolearning"
+		}
+		lines = append(lines, fmt.Sprintf("ip link show %s >/dev/null 2>&1 || %s || lost interface %s", name, words, name))
+	case name != builtInTunnel:
+		return []string{"lost interface " + name + ": calico-node makes it when it starts"}, nil
+	}
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	for _, address := range addresses {
+		if address.Scope != int(netlink.SCOPE_LINK) { // the kernel gives those itself
+			lines = append(lines, fmt.Sprintf("ip address replace %s dev %s || lost address %s", address.IPNet, name, address.IPNet))
+		}
+	}
+	if a.Flags&net.FlagUp != 0 {
+		lines = append(lines, fmt.Sprintf("ip link set %s mtu %d up || lost interface %s", name, a.MTU, name))
+	}
+	return lines, err
 }

@@ -28,8 +28,9 @@ type nftTable struct {
 	*nftables.Table
 	whole  bool // the table itself is an owner's, and goes
 	chains []*nftables.Chain
-	rules  []*nftables.Rule // in chains of others
-	sets   []*nftables.Set  // of a table of Calico's that stays for its NAT
+	held   []*nftables.Chain // that a map of somebody else's leads to: they can only be emptied
+	rules  []*nftables.Rule  // in chains of others
+	sets   []*nftables.Set   // of a table of Calico's that stays for its NAT
 }
 
 // nftLeftovers reads nftables over netlink: iptables-nft-save refuses tables in which somebody has put a rule that it does not know.
@@ -86,31 +87,73 @@ func (s *search) inShared(c *nftables.Conn, t *nftables.Table) (found nftTable, 
 	if err != nil {
 		return found, nil, err
 	}
+	mapped := mappedChains(c, t)
 	for _, ch := range chains {
-		if owner, why := s.chain(ch.Name); owner != "" && ch.Hooknum == nil {
-			i := Item{Owner: owner, Kind: Chain, In: in, Name: ch.Name, Why: why, Stays: s.stays(owner, t.Name)}
-			if items = append(items, i); i.Stays == "" {
-				found.chains = append(found.chains, ch)
-			}
-			continue
-		}
 		rules, err := c.GetRules(t, ch)
 		if err != nil {
 			return found, nil, fmt.Errorf("chain %s: %w", ch.Name, err)
 		}
+		if owner, why := s.chain(ch.Name); owner != "" && ch.Hooknum == nil {
+			i := Item{Owner: owner, Kind: Chain, In: in, Name: ch.Name, Why: why, Stays: s.stays(owner, t.Name)}
+			if mapped[ch.Name] && len(rules) == 0 && i.Stays == "" {
+				i.Stays = "a map of somebody else's leads to it; it is empty"
+			}
+			switch {
+			case i.Stays != "":
+			case mapped[ch.Name]:
+				found.held = append(found.held, ch)
+			default:
+				found.chains = append(found.chains, ch)
+			}
+			items = append(items, i)
+			if i.Stays == "" {
+				var all [][]string
+				for _, r := range rules {
+					all = append(all, comments(r))
+				}
+				s.strangers(in, ch.Name, owner, all)
+			}
+			continue
+		}
+		before := len(found.rules)
 		for _, r := range rules {
 			target, comments := jumps(r), comments(r)
 			owner, why := s.rule(target, comments)
 			if owner == "" {
 				continue
 			}
-			i := Item{Owner: owner, Kind: Rule, In: in, Name: fmt.Sprintf("%s: handle %d%s", ch.Name, r.Handle, described(target, comments)), Why: why, Stays: s.stays(owner, t.Name)}
+			i := Item{Owner: owner, Kind: Rule, In: in, Name: ch.Name + described(target, comments), Why: why, Stays: s.stays(owner, t.Name)}
 			if items = append(items, i); i.Stays == "" {
 				found.rules = append(found.rules, r)
 			}
 		}
+		if len(found.rules) > before && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
+			s.drops(in, ch.Name)
+		}
 	}
 	return found, items, nil
+}
+
+// verdictHead is what a verdict has before the name of a chain: its code as an attribute, and the head of the name's.
+const verdictHead = 8 + 4
+
+// mappedChains are those that a map of a table leads to. iptables makes no maps: they are somebody else's. Where they cannot be read none is known, and the
+// kernel refuses to remove what one leads to.
+func mappedChains(c *nftables.Conn, t *nftables.Table) map[string]bool {
+	names := map[string]bool{}
+	sets, _ := c.GetSets(t) // some kinds of others' our library does not know
+	for _, set := range sets {
+		if !set.IsMap || set.DataType.Name != nftables.TypeVerdict.Name {
+			continue
+		}
+		elements, _ := c.GetSetElements(set)
+		for _, e := range elements {
+			if len(e.Val) > verdictHead { // the library leaves a verdict as the kernel gives it
+				names[string(bytes.TrimRight(e.Val[verdictHead:], "\x00"))] = true
+			}
+		}
+	}
+	return names
 }
 
 // natLayer is how the names of chains for NAT begin in Calico's own tables.
@@ -237,7 +280,7 @@ func (s *search) removeNFTOnce() error {
 				return err
 			}
 		}
-		for _, ch := range t.chains {
+		for _, ch := range slices.Concat(t.chains, t.held) {
 			c.FlushChain(ch)
 		}
 		for _, set := range t.sets { // a map leads to chains

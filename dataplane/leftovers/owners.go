@@ -1,6 +1,10 @@
 package leftovers
 
-import "strings"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 const calico = "calico"
 
@@ -22,7 +26,7 @@ var owners = []owner{
 		chains:   []string{"cali-", "califw-", "calitw-", "califh-", "calith-", "calipi-", "calipo-", "felix-"},
 		comments: []string{"cali:"},
 		sets:     []string{"cali40", "cali60", "cali4t", "cali6t", "cali4-", "cali6-", "felix-"},
-		programs: []string{"calico-node", "calico-felix", "felix", "calico-typha"}},
+		programs: []string{"calico", "calico-node", "calico-felix", "felix", "calico-typha"}},
 	{name: "kube-router",
 		chains:   []string{"KUBE-ROUTER-", "KUBE-NWPLCY-", "KUBE-POD-FW-"},
 		comments: []string{"kube-router netpol", "KUBE-ROUTER rule to explicitly ACCEPT", "rule to explicitly ACCEPT traffic that comply to network policies"},
@@ -76,6 +80,27 @@ func (s *search) stays(owner, table string) string {
 		return "pods' way out of the cluster: " + s.holds
 	}
 	return ""
+}
+
+// drops warns of a chain whose policy meets what the owners' rules let by until they go.
+func (s *search) drops(in, chain string) {
+	s.mind = append(s.mind, fmt.Sprintf("%s: the policy of %s is DROP: it meets afterwards what the rules that go let by", in, chain))
+}
+
+// strangers warns of rules in a chain of Calico's that it has not written, for all that it writes there has a comment of its: they go with the chain.
+func (s *search) strangers(in, chain, owner string, comments [][]string) {
+	if owner != calico {
+		return
+	}
+	n := 0
+	for _, c := range comments {
+		if !slices.ContainsFunc(c, func(text string) bool { return strings.HasPrefix(text, "cali:") }) {
+			n++
+		}
+	}
+	if n > 0 {
+		s.mind = append(s.mind, fmt.Sprintf("%s: %d rules in %s have no comment of Calico's, and go with it", in, n, chain))
+	}
 }
 
 func begins(prefixes []string, name string) string {
