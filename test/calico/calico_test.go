@@ -32,6 +32,14 @@ type site struct {
 	dynamic dynamic.Interface
 }
 
+func newSite(t *testing.T) *site {
+	t.Helper()
+	config := kube.Start(t)
+	d, err := dynamic.NewForConfig(config)
+	fatal(t, err)
+	return &site{t, config, d}
+}
+
 func (s *site) install(c *Calico) {
 	s.t.Helper()
 	begun := time.Now()
@@ -69,10 +77,7 @@ func thing(t *testing.T, i *cleanup.Inventory, name string) cleanup.Thing {
 
 // Each way is there as it says, with what is wrong with it; who looks for what Calico left finds every object that was made.
 func TestInstall(t *testing.T) {
-	config := kube.Start(t)
-	d, err := dynamic.NewForConfig(config)
-	fatal(t, err)
-	s := &site{t, config, d}
+	s := newSite(t)
 	objects := Objects(100, 10)
 
 	file := &Calico{Way: Manifest, Objects: objects}
@@ -85,7 +90,7 @@ func TestInstall(t *testing.T) {
 	if tier := thing(t, i, "Tier/tier-05"); len(tier.Waits) != 1 || len(tier.Orphaned) != 0 {
 		t.Errorf("while Calico runs %s waits for %v, and nobody takes away %v", &tier, tier.Waits, tier.Orphaned)
 	}
-	fatal(t, file.Stop(t.Context(), config))
+	fatal(t, file.Stop(t.Context(), s.config))
 	i = s.find()
 	if running := i.Running(); len(running) != 0 {
 		t.Errorf("stopped, and %v run", running)
@@ -107,21 +112,26 @@ func TestInstall(t *testing.T) {
 	if running := s.find().Running(); len(running) != 8 {
 		t.Errorf("%d workloads of the operator's run: %v", len(running), running)
 	}
-	fatal(t, (&Calico{Way: Operator}).Stop(t.Context(), config))
+	fatal(t, (&Calico{Way: Operator}).Stop(t.Context(), s.config))
 
-	native := &Calico{Way: Native, Faults: AllFaults, Gone: true, Objects: objects}
-	s.install(native)
-	i = s.find()
+	left := &Calico{Way: AKS, Faults: AllFaults, Objects: objects}
+	s.install(left)
+	s.faulty(left)
+}
+
+// Where Calico's CRDs are of the API that people use they are Calico's, Tierwall's of the same names or not.
+func TestNative(t *testing.T) {
+	s := newSite(t)
+	c := &Calico{Way: Native, Faults: AllFaults, Gone: true, Objects: Objects(20, 5)}
+	s.install(c)
+	s.faulty(c)
+	i := s.find()
 	if tiers := thing(t, i, "CustomResourceDefinition/tiers.projectcalico.org"); tiers.Kept != "" {
 		t.Errorf("native CRDs are not Calico's: %s", tiers.Kept)
 	}
 	for _, name := range []string{"ValidatingAdmissionPolicy/protect-builtin-tiers.projectcalico.org", "MutatingAdmissionPolicy/tierlabel.policy.projectcalico.org", "DatastoreMigration/v1-to-v3"} {
 		thing(t, i, name)
 	}
-	s.faulty(native)
-	left := &Calico{Way: AKS, Faults: AllFaults, Objects: objects}
-	s.install(left)
-	s.faulty(left)
 }
 
 // faulty fails when a fault is not there.
@@ -154,6 +164,9 @@ func (s *site) faulty(c *Calico) {
 		_, stale, _ := unstructured.NestedMap(u.Object, "spec", "service")
 		return stale && !holds(u, "Available"), nil
 	}))
+	if i := s.find(); len(i.Unknown) > 0 {
+		s.t.Errorf("what could not be looked at: %q", i.Unknown)
+	}
 	_, err := s.dynamic.Resource(schema.GroupVersionResource{Group: v3Group, Version: "v3", Resource: "tiers"}).List(s.t.Context(), metav1.ListOptions{})
 	if !apierrors.IsServiceUnavailable(err) {
 		s.t.Errorf("behind a stale API service tiers are listed: %v", err)
