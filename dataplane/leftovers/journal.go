@@ -166,8 +166,8 @@ func (j *Journal) end(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(l.Items) > 0 {
-		i := l.Items[0]
+	if n := slices.IndexFunc(l.Items, func(i Item) bool { return i.Kind != Set }); n >= 0 { // a set that others use has been told of, and keeps no run from its end
+		i := l.Items[n]
 		return fmt.Errorf("%s (%s) is still there, or there again; it is one of %d", i.Name, i.Kind, len(l.Items))
 	}
 	return j.to(Removed)
