@@ -23,12 +23,13 @@ func cleanupNodeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "node", Usage: "what it has left on this machine, or on nodes: tables, chains, sets, routes, tunnels, files",
 		UsageText: "tierctl cleanup node [--of OWNER] [--keep-cni] [-o json]\n   tierctl cleanup node --yes [--backup DIR] [--check tcp:HOST:PORT]\n" +
-			"   tierctl cleanup node --restore [--yes]",
+			"   tierctl cleanup node --restore [--yes]\n   tierctl cleanup node --nodes all|NODE[,NODE...] [--yes|--restore] [--datastore kubernetes[:KUBECONFIG]]",
 		Description: "Lists everything, with why it is taken for a leftover; --yes removes it, after a backup that puts it back. Rules of others in the same tables\n" +
 			"stay, and so does a pod's interface whatever is said. As root, in the machine's own namespaces. Ended at any moment, the same command goes on, and\n" +
 			"--restore --yes puts back. Exit status 3: something could not be looked at, removed or put back; 4: its owner still runs here, or pods live on\n" +
-			"Calico's network and --keep-cni is not said, or another removal is not at its end: nothing was removed.",
-		Flags: []cli.Flag{
+			"Calico's network and --keep-cni is not said, or another removal is not at its end: nothing was removed. --nodes does it by Jobs, which are\n" +
+			"deleted afterwards; none is begun behind one that has lost a connection. Exit status 3: a node failed; 5: one has not ended in time.",
+		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "of", Usage: "`OWNER`: " + strings.Join(leftovers.Owners(), ", ") + "; may be repeated (default: calico)"},
 			&cli.BoolFlag{Name: "keep-cni", Usage: "Calico's CNI plugin and IPAM stay: its routes, interfaces, NAT and files too"},
 			yesFlag(),
@@ -37,7 +38,7 @@ func cleanupNodeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "check", Usage: "say so, and how to go back, if `tcp:HOST:PORT` can be reached from here before and not afterwards; may be repeated"},
 			&cli.StringFlag{Name: "root", Usage: "`DIR` that has the machine's files and programs, as in a container (default: /)"},
 			outputFlag("json (default: a list)"),
-		},
+		}, nodesFlags()...),
 		Action: cleanupNode,
 	}
 }
@@ -71,6 +72,20 @@ func cleanupNode(c *cli.Context) error {
 		if !slices.Contains(leftovers.Owners(), name) {
 			return usagef("--of %q is none of %s", name, strings.Join(leftovers.Owners(), ", "))
 		}
+	}
+	if o.Root != "" && !filepath.IsAbs(o.Root) {
+		return usagef("--root %q does not begin with /", o.Root)
+	}
+	if c.IsSet("nodes") {
+		return cleanupNodes(c, format, o)
+	}
+	for _, flag := range []string{"at-once", "timeout", "job-namespace", "image"} {
+		if c.IsSet(flag) {
+			return usagef("--%s is for --nodes", flag)
+		}
+	}
+	if len(targets) == 0 {
+		targets = inPod()
 	}
 	v, err := cleanMachine(c, o, targets)
 	if v == nil {
@@ -184,10 +199,8 @@ func do(c *cli.Context, steps []leftovers.Step) error {
 			not = append(not, err.Error())
 		case err != nil && i == 0:
 			return refusedRun(fmt.Errorf("nothing was done: %w", err))
-		case err != nil && len(not) == 0:
-			return statusError{err, exitPartly}
 		case err != nil:
-			return statusError{errors.New(strings.Join(not, "; ")), exitPartly}
+			return statusError{errors.New(strings.Join(append(not, err.Error()), "; ")), exitPartly}
 		}
 	}
 	if len(not) > 0 {
@@ -206,7 +219,7 @@ func refusedRun(err error) error {
 	return err
 }
 
-// checkTargets are those of --check; in a pod without any, the API server, by its service.
+// checkTargets are those of --check.
 func checkTargets(c *cli.Context) (targets []string, err error) {
 	for _, text := range c.StringSlice("check") {
 		target, ok := strings.CutPrefix(text, "tcp:")
