@@ -224,7 +224,7 @@ func withJournal(c *cli.Context, config *rest.Config, do func(*cleanup.Journal) 
 	if err != nil {
 		return err
 	}
-	j, err := cleanup.OpenJournal(path)
+	j, err := cleanup.OpenJournal(path, "cleanup")
 	if err != nil {
 		return refusedCleanup(err)
 	}

@@ -43,7 +43,7 @@ var lines = map[string]line{
 	"controllers/crds":    {ours: []string{"config/crd"}, others: append([]string{"k8s.io/apiextensions-apiserver/", "k8s.io/client-go/"}, apimachinery...)},
 	"controllers/journal": {others: []string{"go.etcd.io/bbolt"}},
 	"controllers/migrate": {ours: []string{"apis/convert", "apis/v3", "controllers/cleanup", "controllers/crds", "controllers/journal", "controllers/store"}, others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},
-	"controllers/cleanup": {ours: []string{"controllers/journal"}, others: []string{"k8s.io/client-go/", "k8s.io/apimachinery/"}},
+	"controllers/cleanup": {ours: []string{"controllers/crds", "controllers/journal"}, others: []string{"k8s.io/client-go/", "k8s.io/apimachinery/"}},
 	"controllers/admission": {ours: []string{"apis/v3", "controllers/store"},
 		others: append([]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, apimachinery...)},
 	"controllers":           {ours: []string{"apis/v1alpha1", "apis/v3", "controllers/admission", "controllers/crds", "controllers/store", "dataplane/nft", "dataplane/policy", "dataplane/ruleset"}, others: append([]string{"k8s.io/client-go/", "github.com/go-logr/logr", "sigs.k8s.io/controller-runtime/", "sigs.k8s.io/network-policy-api/apis/", "github.com/prometheus/"}, apimachinery...)},

@@ -1,9 +1,10 @@
-// Package cleanup finds what Calico, its operator included, has left in a cluster, and says in which order it can be removed.
+// Package cleanup finds what Calico, its operator included, has left in a cluster, or what Tierwall itself is there, says in which order it can be
+// removed, and removes it as a run that can be killed at any moment, goes on, and can be turned round.
 //
-//	the cluster ── Find ──► Inventory: what still runs, what is left, what is kept and why
+//	the cluster ── Find, FindOurs ──► Inventory ── Begin ──► Journal ── Continue, Restore ──► the cluster
 //
-// What is Calico's is told by API groups, and by the names that its manifests and its operator give (contract §7.1); never by what people
-// may have made, such as labels of their own. Nothing is changed here.
+// What is Calico's is told by API groups, and by the names that its manifests and its operator give (contract §7.1); what is Tierwall's by the names
+// that its manifests give and their label together; neither by what people may have made, such as labels of their own.
 package cleanup
 
 import (
@@ -29,8 +30,10 @@ type Stage int
 
 // The stages, in the order of contract §7.4. What refuses writes goes first, and definitions only after their objects.
 const (
-	Admission   Stage = iota // webhooks and admission policies: with a dead server behind them they refuse what follows
+	Nodes       Stage = iota // who can take our table out of the nodes' kernels, where it would stay and go on filtering
+	Admission                // webhooks and admission policies: with a dead server behind them they refuse what follows
 	Served                   // an APIService: a stale one keeps every namespace from going
+	Programs                 // our controller, which makes objects and finalizers anew
 	Objects                  // custom resources
 	Workloads                // what no longer runs, or runs only by what is left
 	Accounts                 // roles, bindings, service accounts, settings
@@ -38,7 +41,7 @@ const (
 	Definitions              // CRDs
 )
 
-var stages = []string{"admission", "served APIs", "objects", "workloads", "accounts", "namespaces", "definitions"}
+var stages = []string{"nodes", "admission", "served APIs", "programs", "objects", "workloads", "accounts", "namespaces", "definitions"}
 
 // String is what the stage is of.
 func (s Stage) String() string { return stages[s] }
@@ -56,15 +59,28 @@ func (s *Stage) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Thing is one object that is Calico's.
+// Way is how a thing goes.
+type Way string
+
+// The ways.
+const (
+	Deleted    Way = ""
+	TakenOut   Way = "taken out of the nodes, then deleted" // the agents' DaemonSet, with what it has in each kernel
+	IfEmpty    Way = "deleted if nothing else is in it"     // a namespace
+	HandedBack Way = "put back as it was"                   // a CRD of another's that was taken over
+	Released   Way = "stays, without its finalizers"        // or nobody could delete it any more
+)
+
+// Thing is one object that is Calico's, or ours.
 type Thing struct {
 	Stage      Stage  `json:"stage"`
+	Way        Way    `json:"way,omitempty"`
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Resource   string `json:"resource"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name"`
-	// Why it is taken for Calico's.
+	// Why it is taken for Calico's, or for ours.
 	Why string `json:"why"`
 	// Kept is why it stays.
 	Kept string `json:"kept,omitempty"`
@@ -88,9 +104,13 @@ func (t *Thing) String() string {
 	return t.Kind + "/" + t.Namespace + "/" + t.Name
 }
 
-// Inventory is what of Calico's there is, in the order in which it can be removed.
+// Inventory is what there is, in the order in which it can be removed.
 type Inventory struct {
-	Things []Thing `json:"things"`
+	// Enforced is of Tierwall's alone.
+	Enforced *Enforced `json:"enforced,omitempty"`
+	Things   []Thing   `json:"things"`
+	// Refused are reasons why nothing of it can be removed safely.
+	Refused []string `json:"refused,omitempty"`
 	// Unknown is what could not be looked at, and why.
 	Unknown []string `json:"unknown,omitempty"`
 }
@@ -125,6 +145,7 @@ func (o *Options) names(t *Thing) bool { return slices.Contains(o.Named, t.Strin
 
 // Cluster is where to look.
 type Cluster struct {
+	config   *rest.Config
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
 	served   discovery.DiscoveryInterface
@@ -152,12 +173,13 @@ func Open(config *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster %s: %w", config.Host, err)
 	}
-	return &Cluster{dynamic: d, metadata: m, served: served, host: config.Host, page: 500, patience: time.Minute}, nil
+	return &Cluster{config: config, dynamic: d, metadata: m, served: served, host: config.Host, page: 500, patience: time.Minute}, nil
 }
 
 // Find looks everywhere. What cannot be looked at is in Unknown; the error is ctx's.
 func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
-	s := &search{Cluster: c, options: o, found: &Inventory{}, seen: map[schema.GroupResource]bool{}}
+	s := c.search()
+	s.options = o
 	for _, p := range places {
 		if err := s.look(ctx, p); err != nil {
 			return nil, err
@@ -171,17 +193,22 @@ func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
 	if err := s.insideSpaces(ctx); err != nil {
 		return nil, err
 	}
-	s.finalizers()
-	slices.SortStableFunc(s.found.Things, func(a, b Thing) int {
+	s.finalizers(s.found.Running())
+	s.found.sort()
+	return s.found, nil
+}
+
+// sort things into the order in which they go.
+func (i *Inventory) sort() {
+	slices.SortStableFunc(i.Things, func(a, b Thing) int {
 		return cmp.Or(int(a.Stage-b.Stage), cmp.Compare(rank(a.Kind), rank(b.Kind)), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
-	return s.found, nil
 }
 
 // InTheWay is what of Calico's keeps others from writing objects of its groups: an APIService that leads to another server, and webhooks with
 // nobody behind them. What could not be asked is an error.
 func (c *Cluster) InTheWay(ctx context.Context) ([]Thing, error) {
-	s := &search{Cluster: c, found: &Inventory{}, seen: map[schema.GroupResource]bool{}}
+	s := c.search()
 	for _, p := range places {
 		if p.kind != "APIService" && !strings.HasSuffix(p.kind, "WebhookConfiguration") {
 			continue
@@ -212,21 +239,28 @@ func rank(kind string) int {
 	return 2
 }
 
-// search is one Find.
+// search is one Find, or one FindOurs.
 type search struct {
 	*Cluster
 	options     Options
+	labels      string // a selector of what each place is asked for
 	found       *Inventory
 	definitions []definition
 	seen        map[schema.GroupResource]bool // in a version that is served
+	homes       map[string]bool               // namespaces in which Tierwall is
+	releases    map[release]bool
 }
 
-// place is a kind of object among which Calico's may be.
+func (c *Cluster) search() *search {
+	return &search{Cluster: c, found: &Inventory{}, seen: map[schema.GroupResource]bool{}, homes: map[string]bool{ourSpace: true}, releases: map[release]bool{}}
+}
+
+// place is a kind of object among which there may be some.
 type place struct {
 	schema.GroupVersionResource
 	kind  string
 	stage Stage
-	// is tells why an object is Calico's, or "".
+	// is tells why an object is one, or "".
 	is func(*unstructured.Unstructured) string
 	// more looks closer.
 	more func(context.Context, *search, *unstructured.Unstructured, *Thing) error
@@ -262,7 +296,7 @@ func (s *search) thing(stage Stage, r schema.GroupVersionResource, kind string, 
 // each object of a resource. One that the cluster does not have has none; one that cannot be asked for is unknown.
 func (s *search) each(ctx context.Context, r schema.GroupVersionResource, kind string, do func(*unstructured.Unstructured) error) error {
 	for next := ""; ; {
-		list, err := s.dynamic.Resource(r).List(ctx, metav1.ListOptions{Limit: s.page, Continue: next})
+		list, err := s.dynamic.Resource(r).List(ctx, metav1.ListOptions{LabelSelector: s.labels, Limit: s.page, Continue: next})
 		if err := s.unknown(ctx, kind, err); err != nil || list == nil {
 			return err
 		}

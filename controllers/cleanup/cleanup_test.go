@@ -62,7 +62,9 @@ var resources = map[string]string{
 	"Namespace": "namespaces", "DaemonSet": "daemonsets", "Deployment": "deployments", "ClusterRole": "clusterroles", "ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps",
 	"APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings", "CustomResourceDefinition": "customresourcedefinitions",
-	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "StagedGlobalNetworkPolicy": "stagedglobalnetworkpolicies", "Installation": "installations",
+	"PodDisruptionBudget": "poddisruptionbudgets", "Service": "services", "Secret": "secrets", "Role": "roles", "RoleBinding": "rolebindings", "ClusterRoleBinding": "clusterrolebindings",
+	"MutatingWebhookConfiguration": "mutatingwebhookconfigurations", "Lease": "leases", "Node": "nodes", "Pod": "pods", "NodeReport": "nodereports", "NetworkPolicy": "networkpolicies",
+	"HostEndpoint": "hostendpoints", "GlobalNetworkSet": "globalnetworksets", "Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "StagedGlobalNetworkPolicy": "stagedglobalnetworkpolicies", "Installation": "installations",
 }
 
 // make objects, and wait for CRDs to be served.
@@ -118,7 +120,7 @@ func (i *Inventory) shown() string {
 		for _, x := range []struct {
 			label string
 			words []string
-		}{{"running", []string{t.Running}}, {"kept", []string{t.Kept}}, {"trouble", t.Trouble}, {"orphaned", t.Orphaned}, {"waits", t.Waits}} {
+		}{{"way", []string{string(t.Way)}}, {"running", []string{t.Running}}, {"kept", []string{t.Kept}}, {"trouble", t.Trouble}, {"orphaned", t.Orphaned}, {"waits", t.Waits}} {
 			if words := strings.Join(x.words, "; "); words != "" {
 				fmt.Fprintf(&b, " [%s: %s]", x.label, words)
 			}

@@ -38,9 +38,9 @@ type Orders struct {
 // Journal is a run's memory: what is planned, a copy of each object, and what is gone.
 type Journal struct{ *journal.Journal }
 
-// OpenJournal opens the journal in a file, and makes it if there is none.
-func OpenJournal(path string) (*Journal, error) {
-	j, err := journal.Open(path, "cleanup")
+// OpenJournal opens the journal in a file, and makes it if there is none. of is the command whose runs it is of: cleanup, or uninstall.
+func OpenJournal(path, of string) (*Journal, error) {
+	j, err := journal.Open(path, of)
 	if err != nil {
 		return nil, err
 	}
@@ -79,5 +79,5 @@ func (j *Journal) Saved(t *Thing) (*unstructured.Unstructured, error) {
 	return u, nil
 }
 
-// Gone tells whether the run has seen that a thing is gone.
+// Gone tells whether the run has seen that a thing is gone, or otherwise done with.
 func (j *Journal) Gone(t *Thing) bool { return j.Noted(t.key()) }

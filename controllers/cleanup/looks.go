@@ -11,10 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
-)
 
-// usedByUs is on the CRDs that Tierwall has installed or taken over.
-const usedByUs = "tierwall.io/schema"
+	"github.com/tierwall/tierwall/controllers/crds"
+)
 
 // shared are CRDs that came with Calico, and that others may use.
 var shared = []string{"clusternetworkpolicies.policy.networking.k8s.io"}
@@ -60,14 +59,20 @@ func isDefinition(u *unstructured.Unstructured) string {
 	return ofGroup(text(u, "spec", "group"))
 }
 
-// define notes a CRD's objects for later, and why it stays.
+// define says why a CRD stays.
 func define(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
-	switch _, ours := u.GetAnnotations()[usedByUs]; {
+	switch _, ours := u.GetAnnotations()[crds.SchemaAnnotation]; {
 	case ours:
 		t.Kept = "Tierwall uses it"
 	case slices.Contains(shared, t.Name) && !s.options.names(t):
 		t.Kept = "others may use it: it goes only when it is named"
 	}
+	s.defines(u, t)
+	return nil
+}
+
+// defines notes a CRD's objects for later: those of a CRD that stays are kept for the same reason.
+func (s *search) defines(u *unstructured.Unstructured, t *Thing) {
 	version := ""
 	for _, v := range slice(u.Object, "spec", "versions") {
 		if served, _ := v["served"].(bool); served && (version == "" || v["storage"] == true) {
@@ -76,11 +81,10 @@ func define(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing
 	}
 	if version == "" {
 		t.Trouble = append(t.Trouble, "no version of it is served: its objects cannot be seen")
-		return nil
+		return
 	}
 	s.definitions = append(s.definitions, definition{schema.GroupVersionResource{Group: text(u, "spec", "group"), Version: version, Resource: text(u, "spec", "names", "plural")},
 		text(u, "spec", "names", "kind"), t.Kept})
-	return nil
 }
 
 // objectsOf a CRD. Only their metadata is asked for: what a schema no longer allows is seen too.
@@ -229,20 +233,26 @@ func conditions(_ context.Context, _ *search, u *unstructured.Unstructured, t *T
 	return nil
 }
 
-// insideSpaces finds what else is in Calico's namespaces, and goes with them: it is to be seen, and saved. What its owner or the cluster makes
-// by itself is not.
+// insideSpaces finds what else is in Calico's namespaces, and goes with them: it is to be seen, and saved.
 func (s *search) insideSpaces(ctx context.Context) error {
 	var spaces []string
 	known := map[string]bool{}
 	for i := range s.found.Things {
 		t := &s.found.Things[i]
-		known[string(t.key())] = true
+		known[t.key()] = true
 		if t.Stage == Spaces {
 			spaces = append(spaces, t.Name)
 		}
 	}
+	inside, err := s.inside(ctx, spaces, known)
+	s.found.Things = append(s.found.Things, inside...)
+	return err
+}
+
+// inside namespaces is what is not known yet, but for what its owner or the cluster makes by itself.
+func (s *search) inside(ctx context.Context, spaces []string, known map[string]bool) (out []Thing, err error) {
 	if len(spaces) == 0 {
-		return nil
+		return nil, nil
 	}
 	lists, err := discovery.ServerPreferredNamespacedResources(s.served)
 	if failed := (*discovery.ErrGroupDiscoveryFailed)(nil); errors.As(err, &failed) {
@@ -252,39 +262,40 @@ func (s *search) insideSpaces(ctx context.Context) error {
 			}
 		}
 	} else if err := s.unknown(ctx, "what is served", err); err != nil {
-		return err
+		return nil, err
 	}
 	for _, l := range lists {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, r := range l.APIResources {
 			if !slices.Contains(r.Verbs, "list") || !slices.Contains(r.Verbs, "delete") || r.Kind == "Event" || r.Kind == "Endpoints" {
 				continue
 			}
 			for _, space := range spaces {
-				if err := s.inside(ctx, space, gv.WithResource(r.Name), r.Kind, known); err != nil {
-					return err
+				err := s.eachInside(ctx, space, gv.WithResource(r.Name), r.Kind, func(t Thing, o *metav1.PartialObjectMetadata) {
+					if metav1.GetControllerOf(o) == nil && !known[t.key()] && !made[r.Kind+"/"+o.Name] {
+						out = append(out, t)
+					}
+				})
+				if err != nil {
+					return nil, err
 				}
 			}
 		}
 	}
-	return nil
+	return out, nil
 }
 
-func (s *search) inside(ctx context.Context, space string, r schema.GroupVersionResource, kind string, known map[string]bool) error {
+func (s *search) eachInside(ctx context.Context, space string, r schema.GroupVersionResource, kind string, do func(Thing, *metav1.PartialObjectMetadata)) error {
 	for next := ""; ; {
 		list, err := s.metadata.Resource(r).Namespace(space).List(ctx, metav1.ListOptions{Limit: s.page, Continue: next})
 		if err := s.unknown(ctx, fmt.Sprintf("%s in namespace %s", r.GroupResource(), space), err); err != nil || list == nil {
 			return err
 		}
 		for i := range list.Items {
-			o := &list.Items[i]
-			t := s.thing(Accounts, r, kind, o, "it is in namespace "+space)
-			if metav1.GetControllerOf(o) == nil && !known[string(t.key())] && !made[kind+"/"+o.Name] {
-				s.found.Things = append(s.found.Things, t)
-			}
+			do(s.thing(Accounts, r, kind, &list.Items[i], "it is in namespace "+space), &list.Items[i])
 		}
 		if next = list.GetContinue(); next == "" {
 			return nil
@@ -304,9 +315,9 @@ var takers = []struct{ prefix, by string }{
 }
 
 // finalizers parts those that somebody takes away who still runs from the orphaned. Those of others than Calico are theirs.
-func (s *search) finalizers() {
+func (s *search) finalizers(running []Thing) {
 	up := map[string]bool{}
-	for _, t := range s.found.Running() {
+	for _, t := range running {
 		up[t.Name] = true
 	}
 	for i := range s.found.Things {

@@ -59,10 +59,10 @@ func (s *site) finishNamespaces() {
 }
 
 // until the run comes to its end, however often it is killed on the way.
-func (s *site) until(path string, one func(*Journal) error) (kills int) {
+func (s *site) until(path, of string, one func(*Journal) error) (kills int) {
 	s.t.Helper()
 	for {
-		j, err := OpenJournal(path)
+		j, err := OpenJournal(path, of)
 		fatal(s.t, err)
 		err = one(j)
 		fatal(s.t, j.Close())
@@ -85,7 +85,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	s.make(definitions + "---" + strings.NewReplacer("desiredNumberScheduled: 2, numberReady: 1", "desiredNumberScheduled: 0, numberReady: 0", ", example.com/mine", "").Replace(string(text)))
 	before := s.find(Options{})
 	path := filepath.Join(t.TempDir(), "cleanup.db")
-	j, err := OpenJournal(path)
+	j, err := OpenJournal(path, "cleanup")
 	fatal(t, err)
 	if err := c.Begin(j, before, Orders{}); !errors.Is(err, ErrOrphaned) || !strings.Contains(err.Error(), "Installation/default (tigera.io/operator-cleanup)") {
 		t.Errorf("with orphaned finalizers: %v", err)
@@ -98,7 +98,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Errorf("while Calico runs: %v", err)
 	}
 	fatal(t, c.Begin(j, before, Orders{ForceFinalizers: true}))
-	if _, err := OpenJournal(path); !errors.Is(err, journal.ErrBusy) {
+	if _, err := OpenJournal(path, "cleanup"); !errors.Is(err, journal.ErrBusy) {
 		t.Errorf("two at once: %v", err)
 	}
 	fatal(t, j.Close())
@@ -107,7 +107,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	c.fault = k.before
 	var said []string
 	say := func(text string) { said = append(said, text) }
-	kills := s.until(path, func(j *Journal) error { return c.Continue(t.Context(), j, say) })
+	kills := s.until(path, "cleanup", func(j *Journal) error { return c.Continue(t.Context(), j, say) })
 	c.fault = nil
 	after := s.find(Options{})
 	if left := after.Left(); len(left) > 0 {
@@ -125,7 +125,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 
 	*k = killer{map[string]bool{}}
 	c.fault = k.before
-	kills = s.until(path, func(j *Journal) error { return c.Restore(t.Context(), j, say) })
+	kills = s.until(path, "cleanup", func(j *Journal) error { return c.Restore(t.Context(), j, say) })
 	c.fault = nil
 	t.Logf("restored, killed %d times", kills)
 	plain := func(i *Inventory) string { // what was being deleted is made again, and nobody deletes it
@@ -148,7 +148,7 @@ kind: Tier
 metadata: {name: others, finalizers: [example.com/mine]}
 `)
 	path := filepath.Join(t.TempDir(), "cleanup.db")
-	j, err := OpenJournal(path)
+	j, err := OpenJournal(path, "cleanup")
 	fatal(t, err)
 	defer j.Close()
 	fatal(t, c.Begin(j, s.find(Options{}), Orders{ForceFinalizers: true}))

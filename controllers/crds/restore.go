@@ -21,15 +21,9 @@ import (
 
 // Restore puts back what Apply has taken over, unless objects would lose something by that and it is not forced.
 func (c *Cluster) Restore(ctx context.Context, force bool, say func(crd, done string)) error {
-	findings, err := c.Look(ctx)
+	findings, err := c.Taken(ctx)
 	if err != nil {
 		return err
-	}
-	findings = slices.DeleteFunc(findings, func(f Finding) bool { return f.have == nil || f.have.Annotations[ReplacedAnnotation] == "" })
-	for i := range findings {
-		if err := c.predecessor(ctx, &findings[i]); err != nil {
-			return fmt.Errorf("%s: %w", findings[i].Name, err)
-		}
 	}
 	if err := refusals(findings, force); err != nil {
 		return err
@@ -42,6 +36,21 @@ func (c *Cluster) Restore(ctx context.Context, force bool, say func(crd, done st
 		say(f.Name, "restored")
 	}
 	return nil
+}
+
+// Taken are the CRDs that Apply has taken over, with what objects would lose if Restore put back what was there.
+func (c *Cluster) Taken(ctx context.Context) ([]Finding, error) {
+	findings, err := c.Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	findings = slices.DeleteFunc(findings, func(f Finding) bool { return f.have == nil || f.have.Annotations[ReplacedAnnotation] == "" })
+	for i := range findings {
+		if err := c.predecessor(ctx, &findings[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", findings[i].Name, err)
+		}
+	}
+	return findings, nil
 }
 
 // predecessor makes what was there before ours the one that is wanted.
