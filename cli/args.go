@@ -52,7 +52,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		}
 	}
 	line = slices.Concat(front, line)
-	if len(command.Subcommands) > 0 { // only its help was asked for
+	if command.Action == nil { // only its help was asked for
 		return line, nil
 	}
 	return slices.Concat(line, []string{"--"}, p.words[len(path):]), nil
@@ -63,6 +63,9 @@ func descend(app *cli.App, words []string, help bool) (path []*cli.Command, err 
 	at, below := app.Name, app.Commands
 	for {
 		if len(words) == len(path) {
+			if n := len(path); n > 0 && path[n-1].Action != nil {
+				return path, nil
+			}
 			return nil, usagef("no command given: %s has %s; see '%s --help'", at, strings.Join(names(below), ", "), at)
 		}
 		word := words[len(path)]

@@ -32,9 +32,9 @@ func cleanupCommand() *cli.Command {
 				Flags: []cli.Flag{yes, named, &cli.BoolFlag{Name: "force-finalizers", Usage: "take away finalizers whose controllers are gone"},
 					&cli.StringFlag{Name: "plan", Usage: "a `FILE` that plan -o json wrote and somebody has read: refuse to remove anything else"}, journal, datastoreFlag()}, Action: applyCleanup},
 			{Name: "status", Usage: "say how far the journal's run is", UsageText: "tierctl cleanup status [-o json]",
-				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{journal, outputFlag("json"), datastoreFlag()}, Action: cleanupStatus},
+				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{journal, outputFlag("json"), datastoreFlag()}, Action: runStatus("cleanup")},
 			{Name: "restore", Usage: "make again what the journal's run has removed", UsageText: "tierctl cleanup restore --yes",
-				Flags: []cli.Flag{yes, journal, datastoreFlag()}, Action: restoreCleanup},
+				Flags: []cli.Flag{yes, journal, datastoreFlag()}, Action: restoreRun("cleanup")},
 			cleanupNodeCommand(),
 		},
 	}
@@ -151,7 +151,7 @@ func applyCleanup(c *cli.Context) error {
 		fmt.Fprintln(c.App.Writer, "nothing was removed: --yes removes it")
 		return nil
 	}
-	return withJournal(c, config, func(j *cleanup.Journal) error {
+	return withJournal(c, config, "cleanup", func(j *cleanup.Journal) error {
 		_, phase, err := j.Run()
 		switch {
 		case err != nil:
@@ -170,7 +170,7 @@ func applyCleanup(c *cli.Context) error {
 				return refusedCleanup(err)
 			}
 		}
-		return cleaned(c, cluster.Continue(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
+		return cleaned("cleanup", cluster.Continue(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
 	})
 }
 
@@ -186,11 +186,13 @@ func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
 	}
 	var reviewed cleanup.Inventory
 	if err := json.Unmarshal(text, &reviewed); err != nil {
-		return fmt.Errorf("%s: is not what tierctl cleanup plan -o json writes: %w", file, err)
+		return fmt.Errorf("%s: is no plan that tierctl has written with -o json: %w", file, err)
 	}
 	var more []string
 	for _, t := range i.Left() {
-		if !slices.ContainsFunc(reviewed.Left(), func(r cleanup.Thing) bool { return r.APIVersion == t.APIVersion && r.String() == t.String() }) {
+		if !slices.ContainsFunc(reviewed.Left(), func(r cleanup.Thing) bool {
+			return r.APIVersion == t.APIVersion && r.String() == t.String() && r.Way == t.Way
+		}) {
 			more = append(more, t.String())
 		}
 	}
@@ -202,7 +204,7 @@ func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
 
 // refusedCleanup marks what is refused as unsafe.
 func refusedCleanup(err error) error {
-	for _, is := range []error{cleanup.ErrRunning, cleanup.ErrOrphaned, cleanup.ErrUnknown, journal.ErrOther, journal.ErrBusy} {
+	for _, is := range []error{cleanup.ErrRunning, cleanup.ErrOrphaned, cleanup.ErrUnknown, cleanup.ErrUnsafe, journal.ErrOther, journal.ErrBusy} {
 		if errors.Is(err, is) {
 			return statusError{fmt.Errorf("nothing was removed: %w", err), exitRefused}
 		}
@@ -211,82 +213,88 @@ func refusedCleanup(err error) error {
 }
 
 // cleaned says of a run that has stopped that some of it is done.
-func cleaned(c *cli.Context, err error) error {
+func cleaned(of string, err error) error {
 	if err == nil || errors.Is(err, journal.ErrOther) {
 		return refusedCleanup(err)
 	}
-	return statusError{fmt.Errorf("%w; the same command goes on, tierctl cleanup restore puts back", err), exitPartly}
+	return statusError{fmt.Errorf("%w; the same command goes on, tierctl %s restore puts back", err, of), exitPartly}
 }
 
 // withJournal opens the journal of the cluster.
-func withJournal(c *cli.Context, config *rest.Config, do func(*cleanup.Journal) error) error {
-	path, err := journalPath(c, "cleanup", config.Host)
+func withJournal(c *cli.Context, config *rest.Config, of string, do func(*cleanup.Journal) error) error {
+	path, err := journalPath(c, of, config.Host)
 	if err != nil {
 		return err
 	}
-	j, err := cleanup.OpenJournal(path, "cleanup")
+	j, err := cleanup.OpenJournal(path, of)
 	if err != nil {
 		return refusedCleanup(err)
 	}
 	return errors.Join(do(j), j.Close())
 }
 
-func cleanupStatus(c *cli.Context) error {
-	format, err := output(c, "json")
-	if err != nil {
-		return err
-	}
-	_, config, err := toClean(c)
-	if err != nil {
-		return err
-	}
-	path, err := journalPath(c, "cleanup", config.Host)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no journal %s: nothing was begun", path)
-	}
-	return withJournal(c, config, func(j *cleanup.Journal) error {
-		p, phase, err := j.Run()
+// runStatus says how far the run of a command is.
+func runStatus(of string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		format, err := output(c, "json")
 		if err != nil {
 			return err
 		}
-		if phase == "" {
-			return fmt.Errorf("journal %s: nothing was begun", path)
+		_, config, err := toClean(c)
+		if err != nil {
+			return err
 		}
-		gone := 0
-		for i := range p.Things {
-			if j.Gone(&p.Things[i]) {
-				gone++
+		path, err := journalPath(c, of, config.Host)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("there is no journal %s: nothing was begun", path)
+		}
+		return withJournal(c, config, of, func(j *cleanup.Journal) error {
+			p, phase, err := j.Run()
+			if err != nil {
+				return err
 			}
-		}
-		if format == "json" {
-			err = json.NewEncoder(c.App.Writer).Encode(map[string]any{"phase": phase, "begun": p.Begun, "server": p.Server, "objects": len(p.Things), "gone": gone, "journal": path})
-		} else {
-			_, err = fmt.Fprintf(c.App.Writer, "%s: %d of %d objects removed, begun %s, on %s\njournal: %s\n", phase, gone, len(p.Things), p.Begun.Format(time.RFC3339), p.Server, path)
-		}
-		if err == nil && phase != cleanup.Removed && phase != cleanup.Restored {
-			return statusError{errors.New(""), exitError}
-		}
-		return err
-	})
+			if phase == "" {
+				return fmt.Errorf("journal %s: nothing was begun", path)
+			}
+			gone := 0
+			for i := range p.Things {
+				if j.Gone(&p.Things[i]) {
+					gone++
+				}
+			}
+			if format == "json" {
+				err = json.NewEncoder(c.App.Writer).Encode(map[string]any{"phase": phase, "begun": p.Begun, "server": p.Server, "objects": len(p.Things), "gone": gone, "journal": path})
+			} else {
+				_, err = fmt.Fprintf(c.App.Writer, "%s: %d of %d objects removed, begun %s, on %s\njournal: %s\n", phase, gone, len(p.Things), p.Begun.Format(time.RFC3339), p.Server, path)
+			}
+			if err == nil && phase != cleanup.Removed && phase != cleanup.Restored {
+				return statusError{errors.New(""), exitError}
+			}
+			return err
+		})
+	}
 }
 
-func restoreCleanup(c *cli.Context) error {
-	cluster, config, err := toClean(c)
-	if err != nil {
-		return err
-	}
-	return withJournal(c, config, func(j *cleanup.Journal) error {
-		if !c.Bool("yes") {
-			p, phase, err := j.Run()
-			if err != nil || phase == "" {
-				return errors.Join(err, errors.New("nothing was begun: there is nothing to put back"))
-			}
-			fmt.Fprintf(c.App.Writer, "%d objects of the run that is %s; nothing was changed: --yes makes again those that are not there\n", len(p.Things), phase)
-			return nil
+// restoreRun turns the run of a command round.
+func restoreRun(of string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		cluster, config, err := toClean(c)
+		if err != nil {
+			return err
 		}
-		return cleaned(c, cluster.Restore(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
-	})
+		return withJournal(c, config, of, func(j *cleanup.Journal) error {
+			if !c.Bool("yes") {
+				p, phase, err := j.Run()
+				if err != nil || phase == "" {
+					return errors.Join(err, errors.New("nothing was begun: there is nothing to put back"))
+				}
+				fmt.Fprintf(c.App.Writer, "%d objects of the run that is %s; nothing was changed: --yes makes again those that are not there\n", len(p.Things), phase)
+				return nil
+			}
+			return cleaned(of, cluster.Restore(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
+		})
+	}
 }

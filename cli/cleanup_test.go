@@ -56,7 +56,7 @@ func TestCleanup(t *testing.T) {
 	s.file("empty.json", `{"things": []}`)
 	s.does(4, "cleanup apply --yes --force-finalizers --plan @empty.json --journal @j.db", "empty.json does not have Installation/default, CustomResourceDefinition/installations.operator.tigera.io")
 	s.file("wrong.json", "things")
-	s.does(1, "cleanup apply --yes --plan @wrong.json --journal @j.db", "wrong.json: is not what tierctl cleanup plan -o json writes")
+	s.does(1, "cleanup apply --yes --plan @wrong.json --journal @j.db", "wrong.json: is no plan that tierctl has written with -o json")
 
 	var plan strings.Builder
 	if status := run(t.Context(), []string{"cleanup", "plan", "-o", "json", "--datastore", "kubernetes:" + s.kubeconfig}, nil, &plan, os.Stderr); status != 1 {

@@ -114,7 +114,7 @@ func newApp(in io.Reader, out, errs io.Writer) *cli.App {
 	}{
 		{"Objects", objects},
 		{"Why", []*cli.Command{traceCommand(), explainCommand(), lintCommand(), planCommand(), matrixCommand(), whatIfCommand(), graphCommand()}},
-		{"Nodes and cluster", []*cli.Command{statusCommand(), nodeCommand(), clusterCommand(), crdsCommand(), migrateCommand(), cleanupCommand()}},
+		{"Nodes and cluster", []*cli.Command{statusCommand(), nodeCommand(), clusterCommand(), crdsCommand(), migrateCommand(), cleanupCommand(), uninstallCommand()}},
 		{"Running", []*cli.Command{agentCommand(), bootCommand(), controllerCommand()}},
 		{"This program", []*cli.Command{configCommand(), completionCommand(), versionCommand()}},
 	} {

@@ -135,8 +135,8 @@ func TestFlagsAgree(t *testing.T) {
 		if c.Usage == "" || c.UsageText == "" {
 			t.Errorf("%s has no usage", c.Name)
 		}
-		if (c.Action == nil) == (len(c.Subcommands) == 0) || len(c.Subcommands) > 0 && len(c.Flags) > 0 {
-			t.Errorf("%s must either do something or have commands below it, and flags only if it does", c.Name)
+		if c.Action == nil && (len(c.Subcommands) == 0 || len(c.Flags) > 0) {
+			t.Errorf("%s must do something or have commands below it, and flags only if it does", c.Name)
 		}
 		for name, value := range flagsOf(c.Flags, nil) {
 			if takes[name] != value {

@@ -66,10 +66,11 @@ func leaves(app *cli.App) (out []leaf) {
 		for _, c := range commands {
 			switch path := before + c.Name; {
 			case c.Hidden:
-			case len(c.Subcommands) > 0:
+			case c.Action != nil:
+				out = append(out, leaf{c, path})
 				walk(path+" ", c.Subcommands)
 			default:
-				out = append(out, leaf{c, path})
+				walk(path+" ", c.Subcommands)
 			}
 		}
 	}
