@@ -26,12 +26,12 @@ func (t *test) othersRules(n *kube.Node) string {
 		"nft list tables | grep -vE ' (inet tierwall|ip6? (kube-proxy|filter|nat|mangle|raw))$' | while read t; do nft --stateless list $t; done"), "")
 }
 
-// Uninstalled as the README says, the nodes are as they were; nothing of Tierwall is left on the nodes or in the cluster, and what a policy closed is open. Then the
+// Uninstalled as the README says, by one command, the nodes are as they were; nothing of Tierwall is left on the nodes or in the cluster, and what a policy closed is open. Then the
 // chart installs it anew: new pods are closed until they are known, the policy is in force again, and the CRDs stay when the release goes.
-// The tests after this one find it installed by the chart.
+// So it goes by that command as well, with what starts
+// with the machine, and Helm knows no release any more. The tests after this one find it installed by the chart.
 func TestUninstallAndHelm(t *testing.T) {
 	s := begin(t)
-	deploy := filepath.Join(s.root, "config", "deploy")
 	s.apply(namespace("left") + pod("left", "server", n1, "app=server") + pod("left", "routed", n2, "app=server") + pod("left", "client", n2, "app=client") + `---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -46,10 +46,9 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 	for _, n := range s.Nodes {
 		others[n.Name] = s.othersRules(n)
 	}
-	s.kubectl("-n", "tierwall-system", "patch", "daemonset", "tierwall-agent", "--patch-file", filepath.Join(deploy, "remove.yaml"))
-	s.eventually("no node reports", func() bool { return s.kubectl("get", "nodereports.tierwall.io", "-o", "name") == "" })
-	s.kubectl("delete", "-k", filepath.Join(s.root, "config", "crd"), "--timeout=60s") // while the controller is there: tiers have a finalizer
-	s.kubectl("delete", "-f", filepath.Join(deploy, "tierwall.yaml"), "--timeout=90s")
+	journal := filepath.Join(t.TempDir(), "uninstall.db")
+	t.Log(s.tierctlRun("", "uninstall", "--crds"))
+	t.Log(s.tierctlRun("", "uninstall", "--yes", "--crds", "--journal", journal))
 	for _, n := range s.Nodes {
 		settings, err := settingsOf(t.Context(), n)
 		if err != nil {
@@ -78,13 +77,18 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 	}
 	chart := filepath.Join(s.root, "config", "helm", "tierwall")
 	image := []string{"--set", "image.repository=tierwall.test/tierwall", "--set", "image.tag=dev", "--wait", "--timeout", "90s"}
-	s.kubectl("create", "namespace", "tierwall-system")
-	s.kubectl("label", "namespace", "tierwall-system", "pod-security.kubernetes.io/enforce=privileged")
+	space := func() {
+		t.Helper()
+		s.kubectl("create", "namespace", "tierwall-system")
+		s.kubectl("label", "namespace", "tierwall-system", "pod-security.kubernetes.io/enforce=privileged")
+	}
+	space()
 	const units = "/var/lib/units" // a node's /etc is this machine's
 	for _, n := range s.Nodes {
 		s.command(n.Command(t.Context(), "mkdir", units), "")
 	}
-	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth", "--set", "agent.boot.install=true,agent.boot.units=" + units}, image...)...)
+	boots := append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth", "--set", "agent.boot.install=true,agent.boot.units=" + units}, image...)
+	helm(boots...)
 	s.expect("by the chart", shuts("left/client", to...))
 	s.remembers(0, "server", "client")
 	s.remembers(1, "routed", "client")
@@ -102,6 +106,19 @@ spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 			exec $(sed -n 's/^ExecStart=//p' `+units+`/sysinit.target.wants/tierwall-boot.service)`), "")
 	}
 	s.now("what systemd runs before the network is up", shuts("left/client", to...))
+
+	helm(boots...)
+	t.Log(s.tierctlRun("", "uninstall", "--yes", "--journal", journal))
+	s.expect("what Helm has installed is uninstalled", opens("left/client", to...))
+	if out := helm("list", "--all", "--short"); strings.TrimSpace(out) != "" {
+		t.Errorf("Helm still shows %s", out)
+	}
+	for _, n := range s.Nodes {
+		if out := s.command(n.Command(t.Context(), "sh", "-c", "nft list tables; ls -R "+units), ""); strings.Contains(out, "tierwall") {
+			t.Errorf("node %s still has %s", n.Name, out)
+		}
+	}
+	space()
 	helm(append([]string{"install", "tierwall", chart, "--set", "agent.closeUnknownInterfaces=veth"}, image...)...)
 	s.now("and again", shuts("left/client", to...))
 }
