@@ -631,7 +631,7 @@ func TestMind(t *testing.T) {
 		m.sh(foreign + left + `for p in iptables-legacy ip6tables-nft; do $p -P FORWARD DROP; $p -P OUTPUT DROP; $p -A cali-INPUT -p tcp -j ACCEPT; $p -A cali-INPUT -m comment --comment cali:x -j ACCEPT; done`)
 		mind := strings.Join(m.find(leftovers.Options{Root: m.root}).Mind, "\n")
 		for _, want := range []string{"legacy ip filter: the policy of FORWARD is DROP", "nft ip6 filter: the policy of FORWARD is DROP",
-			"legacy ip filter: 1 rules in cali-INPUT have no comment of Calico's", "nft ip6 filter: 1 rules in cali-INPUT"} {
+			"legacy ip filter: rules in Calico's chains without a comment of its, which go with them: 6", "nft ip6 filter: rules in Calico's chains without a comment of its, which go with them: 5"} {
 			if !strings.Contains(mind, want) {
 				t.Errorf("no %q in %s", want, mind)
 			}

@@ -74,16 +74,18 @@ func (s *search) legacy(ctx context.Context, f legacyFamily, p legacyPart) (scri
 	}
 	if p.hook == "" {
 		var flush, remove strings.Builder
+		lost := 0
 		for _, name := range theirs.chains {
 			owner, why := s.chain(name)
 			i := Item{Owner: owner, Kind: Chain, In: in, Name: name, Why: why, Stays: s.stays(owner, p.table)}
 			if items = append(items, i); i.Stays == "" {
 				fmt.Fprintf(&flush, "-F %s\n", name)
 				fmt.Fprintf(&remove, "-X %s\n", name)
-				s.strangers(in, name, owner, theirs.comments(name))
+				lost += strangers(owner, theirs.comments(name))
 			}
 		}
 		b.WriteString(flush.String() + remove.String())
+		s.loses(in, lost)
 	}
 	for _, chain := range t.policies {
 		if slices.ContainsFunc(theirs.rules, func(r savedRule) bool { return r.chain == chain }) {

@@ -87,7 +87,7 @@ func (s *search) inShared(c *nftables.Conn, t *nftables.Table) (found nftTable, 
 	if err != nil {
 		return found, nil, err
 	}
-	mapped := mappedChains(c, t)
+	mapped, lost := mappedChains(c, t), 0
 	for _, ch := range chains {
 		rules, err := c.GetRules(t, ch)
 		if err != nil {
@@ -111,7 +111,7 @@ func (s *search) inShared(c *nftables.Conn, t *nftables.Table) (found nftTable, 
 				for _, r := range rules {
 					all = append(all, comments(r))
 				}
-				s.strangers(in, ch.Name, owner, all)
+				lost += strangers(owner, all)
 			}
 			continue
 		}
@@ -131,6 +131,7 @@ func (s *search) inShared(c *nftables.Conn, t *nftables.Table) (found nftTable, 
 			s.drops(in, ch.Name)
 		}
 	}
+	s.loses(in, lost)
 	return found, items, nil
 }
 

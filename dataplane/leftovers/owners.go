@@ -87,19 +87,20 @@ func (s *search) drops(in, chain string) {
 	s.mind = append(s.mind, fmt.Sprintf("%s: the policy of %s is DROP: it meets afterwards what the rules that go let by", in, chain))
 }
 
-// strangers warns of rules in a chain of Calico's that it has not written, for all that it writes there has a comment of its: they go with the chain.
-func (s *search) strangers(in, chain, owner string, comments [][]string) {
-	if owner != calico {
-		return
-	}
-	n := 0
+// strangers counts rules in a chain of Calico's that it has not written, for all that it writes there has a comment of its.
+func strangers(owner string, comments [][]string) (n int) {
 	for _, c := range comments {
-		if !slices.ContainsFunc(c, func(text string) bool { return strings.HasPrefix(text, "cali:") }) {
+		if owner == calico && !slices.ContainsFunc(c, func(text string) bool { return strings.HasPrefix(text, "cali:") }) {
 			n++
 		}
 	}
-	if n > 0 {
-		s.mind = append(s.mind, fmt.Sprintf("%s: %d rules in %s have no comment of Calico's, and go with it", in, n, chain))
+	return n
+}
+
+// loses warns of them.
+func (s *search) loses(in string, strangers int) {
+	if strangers > 0 {
+		s.mind = append(s.mind, fmt.Sprintf("%s: rules in Calico's chains without a comment of its, which go with them: %d", in, strangers))
 	}
 }
 

@@ -77,6 +77,7 @@ func TestCleanupNodes(t *testing.T) {
 	if strings.Count(out, "would be removed") != 2 || !strings.Contains(out, "n2 ") {
 		t.Errorf("a look: %s", out)
 	}
+	t.Logf("a look:\n%s", out)
 	s.now("looked at", shut...)
 
 	s.apply(pod("tidy", "calico-node", n1, "k8s-app=calico-node"))
