@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -281,15 +282,46 @@ func (c *Calico) Stop(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	return c.stop(ctx, d, func(*unstructured.Unstructured) bool { return true })
+}
+
+func (c *Calico) stop(ctx context.Context, d dynamic.Interface, these func(*unstructured.Unstructured) bool) error {
 	i := &installation{Calico: c, dynamic: d}
+	background := metav1.DeletePropagationBackground
 	for _, u := range c.workloads() {
 		in, err := i.in(u)
-		if err != nil {
-			return err
+		if err == nil && these(u) {
+			err = in.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
 		}
-		if err := in.Delete(ctx, u.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("deleting %s %s: %w", u.GetKind(), u.GetName(), err)
 		}
 	}
 	return nil
+}
+
+// Operate does what tigera-operator does, until ctx ends, while its deployment is there: where somebody deletes the Installation, Calico's own
+// workloads go, and then the finalizers that keep it.
+func (c *Calico) Operate(ctx context.Context, config *rest.Config) error {
+	d, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	operator := d.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}).Namespace("tigera-operator")
+	installations := d.Resource(schema.GroupVersionResource{Group: operators, Version: "v1", Resource: "installations"})
+	return wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		if _, err := operator.Get(ctx, "tigera-operator", metav1.GetOptions{}); err != nil {
+			return apierrors.IsNotFound(err), err0(err)
+		}
+		u, err := installations.Get(ctx, "default", metav1.GetOptions{})
+		if err != nil || u.GetDeletionTimestamp() == nil {
+			return false, err0(err)
+		}
+		if err := c.stop(ctx, d, func(u *unstructured.Unstructured) bool { return u.GetNamespace() != "tigera-operator" }); err != nil {
+			return false, err
+		}
+		u.SetFinalizers(nil)
+		_, err = installations.Update(ctx, u, metav1.UpdateOptions{})
+		return false, err0(err)
+	})
 }
