@@ -26,7 +26,7 @@ test-kernel: go nft ## Only the tests that program the kernel and send packets
 
 test-e2e: build nft bin/helm ## A real cluster of two nodes: installed as the README says, the walk-throughs, what operators do (root; builds Kubernetes once)
 	go vet -tags e2e ./test/kube ./test/e2e
-	CI=true go test -tags e2e -p 1 -count=1 -json -timeout 30m ./test/kube ./test/e2e | go run ./test/tally
+	CI=true go test -tags e2e -p 1 -count=1 -json -timeout 60m ./test/kube ./test/e2e | go run ./test/tally
 
 bench-e2e: build nft ## In the same cluster: from kubectl apply to packets, from a pod's being ready to its policy (N=100)
 	go test -tags e2e -count=1 -timeout 60m ./test/e2e -run '^$$' -bench . -benchtime $(or $(N),100)x
