@@ -115,13 +115,13 @@ func (o *office) plays(name string, do func(args string) error) {
 // run a script with sh.
 func (o *office) run(script string, env ...string) (out string, err error) {
 	o.Helper()
-	cmd := o.Command(o.Context(), "sh", "-x", o.file("script.sh", script))
+	cmd := o.Command(o.Context(), "sh", o.file("script.sh", script))
 	cmd.Dir, cmd.Env = o.dir, append(o.env(), env...)
 	return said(cmd)
 }
 
 func (o *office) env() []string {
-	return []string{"PS4=+T$(date +%T) ", "PATH=" + o.path, "HOME=" + o.dir, "KUBECONFIG=" + o.Kubeconfig}
+	return []string{"PATH=" + o.path, "HOME=" + o.dir, "KUBECONFIG=" + o.Kubeconfig}
 }
 
 // rules on a node: how many lines each lister gives.
@@ -137,7 +137,7 @@ func (t *test) leave(lines map[string]string) error {
 			backends = "nft"
 		}
 		out, err := said(n.Command(t.Context(), "env", "BACKENDS="+backends, "ADDRESS="+n.Addrs[0].String(), "NEIGHBOUR="+t.Nodes[1-i].Addrs[0].String(),
-			"PODS="+[]string{"cali", "veth"}[i], "ROOT=", "sh", "-ec", "KNOWN=$(ls /sys/class/net | grep ^veth || true)\n"+calico.Left+calico.LeftFiles))
+			"PODS="+[]string{"cali", "veth"}[i], "ROOT=", "sh", "-ec", `KNOWN=$(ip -o link | sed -n "s/^[0-9]*: \(veth[^@:]*\).*/\1/p")`+"\n"+calico.Left+calico.LeftFiles))
 		if err != nil {
 			return fmt.Errorf("leaving Calico's rules on %s: %w\n%s", n.Name, err, out)
 		}
