@@ -19,7 +19,7 @@ import (
 const machineRoot = "/var/lib/machine"
 
 const makeRoot = `
-for d in usr/bin usr/sbin usr/lib usr/lib64 usr/share dev proc sys; do [ -d /$d ] || continue; mkdir -p $ROOT/$d; mount --rbind /$d $ROOT/$d; done
+for d in usr/bin usr/sbin usr/lib usr/lib64 usr/share dev proc sys; do [ -d /$d ] || continue; mkdir -p $ROOT/$d; mount --rbind /$d $ROOT/$d; mount --make-rprivate $ROOT/$d; done
 for d in bin sbin lib lib64; do [ ! -L /$d ] || ln -s $(readlink /$d) $ROOT/$d; done
 mkdir -p $ROOT/run $ROOT/etc/cni/net.d $ROOT/opt/cni/bin $ROOT/var/lib $ROOT/var/log
 for p in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do for t in filter nat mangle raw; do for c in INPUT FORWARD OUTPUT PREROUTING POSTROUTING; do
