@@ -156,9 +156,11 @@ func applyCleanup(c *cli.Context) error {
 		switch {
 		case err != nil:
 			return err
+		case (phase == cleanup.Saving || phase == cleanup.Removing) && len(i.Running()) > 0: // it came back meanwhile
+			return refusedCleanup(fmt.Errorf("%w again: %s", cleanup.ErrRunning, i.Running()[0].String()))
 		case phase == cleanup.Saving || phase == cleanup.Removing:
 			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
-		case len(i.Left()) == 0:
+		case len(i.Left()) == 0 && len(i.Unknown) == 0:
 			fmt.Fprintln(c.App.Writer, "nothing of Calico's is left")
 			return nil
 		default:

@@ -27,6 +27,7 @@ func migrateCommand() *cli.Command {
 	from := &cli.StringFlag{Name: "from", Usage: "`SOURCE`: " + strings.Join(migrate.Sources(), ", ") + ", or an export's file; by default what the cluster has"}
 	lossy := &cli.BoolFlag{Name: "lossy", Usage: "leave out what cannot be carried"}
 	replace := &cli.BoolFlag{Name: "replace", Usage: "write over objects of the datastore that say something else; rollback puts them back"}
+	prune := &cli.BoolFlag{Name: "prune", Usage: "delete what an earlier run has written and the source has no more"}
 	run := journalFlag()
 	yes := yesFlag()
 	return &cli.Command{
@@ -37,11 +38,11 @@ func migrateCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "plan", Usage: "say what would be written, what cannot be carried and why, and what does nothing here", UsageText: "tierctl migrate plan [--from SOURCE] [-o json]",
 				Description: "Exit status: 0 there is nothing to do; 1 there is; 4 it would be refused.",
-				Flags:       []cli.Flag{from, lossy, replace, run, outputFlag("json"), datastoreFlag()}, Action: planMigration},
+				Flags:       []cli.Flag{from, lossy, replace, prune, run, outputFlag("json"), datastoreFlag()}, Action: planMigration},
 			{Name: "apply", Usage: "do it", UsageText: "tierctl migrate apply --yes [--from SOURCE] [--plan FILE] [--lossy] [--replace]",
 				Description: "Everything is copied into the journal first, and tried before it is written. A run that was interrupted goes on. Done again it carries over\n" +
 					"what has changed in the source since. Exit status 4: refused, and nothing was changed; 3: some of it is done.",
-				Flags:  []cli.Flag{yes, from, lossy, replace, &cli.StringFlag{Name: "plan", Usage: "a `FILE` that plan -o json wrote and somebody has read: refuse to do anything else"}, run, datastoreFlag()},
+				Flags:  []cli.Flag{yes, from, lossy, replace, prune, &cli.StringFlag{Name: "plan", Usage: "a `FILE` that plan -o json wrote and somebody has read: refuse to do anything else"}, run, datastoreFlag()},
 				Action: applyMigration},
 			{Name: "verify", Usage: "compare what every packet met under the source with what it meets now", UsageText: "tierctl migrate verify [--from SOURCE] [-o json]",
 				Description: "The source is taken as the journal's run has saved it, or, without a run, as it is. Exit status: 0 every packet fares as before, and the\n" +
@@ -117,7 +118,7 @@ type plannedMigration struct {
 
 func (p *plannedMigration) make(c *cli.Context, j *migrate.Journal) (err error) {
 	if p.source, err = sourceOf(c, p.site); err == nil {
-		p.Plan, err = p.site.Plan(c.Context, p.source, j, migrate.Options{Lossy: c.Bool("lossy"), Replace: c.Bool("replace")})
+		p.Plan, err = p.site.Plan(c.Context, p.source, j, migrate.Options{Lossy: c.Bool("lossy"), Replace: c.Bool("replace"), Prune: c.Bool("prune")})
 	}
 	return err
 }
@@ -238,6 +239,9 @@ func applyMigration(c *cli.Context) error {
 		switch {
 		case !c.Bool("yes"):
 			printMigration(c, p.Plan)
+			if len(p.Refused) > 0 {
+				return fmt.Errorf("%w: see above", migrate.ErrRefused)
+			}
 			fmt.Fprintln(c.App.Writer, "nothing was changed: --yes does it")
 			return nil
 		case p.Nothing() && len(p.Refused) == 0:
@@ -488,7 +492,11 @@ func (v *verification) print(c *cli.Context) error {
 		fmt.Fprintf(w, "left out, and not compared: %s\n", l)
 	}
 	for _, d := range v.Drifted {
-		fmt.Fprintf(w, "%s since: tierctl migrate apply carries that over\n", d)
+		by := "carries that over"
+		if strings.HasSuffix(d, " deleted") {
+			by = "--prune carries that over, unless it was deleted because Calico is being removed"
+		}
+		fmt.Fprintf(w, "%s since: tierctl migrate apply %s\n", d, by)
 	}
 	return printEffect(c, v.effects)
 }

@@ -23,6 +23,8 @@ var (
 	ErrOther    = errors.New("the journal is of another run")
 	ErrNotSaved = errors.New("is not in the journal")
 	ErrDamaged  = errors.New("its copy is damaged")
+	// ErrTruncated says that the file has lost its end.
+	ErrTruncated = errors.New("the file is damaged")
 )
 
 // Journal is a file of one run.
@@ -41,6 +43,9 @@ func Open(path, of string) (*Journal, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("journal %s: %w", path, err)
 	}
+	if err := whole(path); err != nil {
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -53,6 +58,25 @@ func Open(path, of string) (*Journal, error) {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w: %s", path, ErrOther, was), db.Close())
 	}
 	return j, nil
+}
+
+// whole tells whether a file that is there is as long as it says: opened to be written it would be read past its end. What else is wrong with it bbolt says.
+func whole(path string) error {
+	file, err := os.Stat(path)
+	if err != nil || file.Size() == 0 {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return nil
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		if file.Size() < tx.Size() {
+			return fmt.Errorf("%w: it has %d bytes of %d", ErrTruncated, file.Size(), tx.Size())
+		}
+		return nil
+	})
+	return errors.Join(err, db.Close())
 }
 
 func (j *Journal) whose() (of string) {
@@ -84,11 +108,18 @@ func (j *Journal) Run(plan any) (phase string, err error) {
 	return phase, nil
 }
 
-// Begin a run in its first phase, with copies under their keys. What the journal had of the one before is forgotten.
+// Begin a run in its first phase, with copies under their keys. What the journal had of the one before is copied into a file beside it first, whose
+// name ends with the time.
 func (j *Journal) Begin(plan any, phase string, copies map[string][]byte) error {
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return err
+	}
+	if j.whose() != "" {
+		old := j.db.Path() + "." + time.Now().UTC().Format("20060102T150405.000000000Z")
+		if err := j.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(old, 0o600) }); err != nil {
+			return fmt.Errorf("keeping the run before: %w", err)
+		}
 	}
 	return j.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{runBucket, savedBucket, notedBucket} {

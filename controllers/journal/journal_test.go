@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -57,5 +58,19 @@ func TestJournal(t *testing.T) {
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
+	}
+	kept, err := filepath.Glob(path + ".*Z")
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("of the run before there is %v, %v", kept, err)
+	}
+	j, err = Open(kept[0], "test")
+	if err != nil || !j.Has("x") {
+		t.Errorf("the run before: %v", err)
+	}
+	if err := errors.Join(j.Close(), os.Truncate(path, 8192)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, "test"); !errors.Is(err, ErrTruncated) {
+		t.Errorf("a truncated journal: %v", err)
 	}
 }

@@ -141,6 +141,7 @@ func (p *Plan) Nothing() bool {
 type Options struct {
 	Lossy   bool // leave out what cannot be carried
 	Replace bool // write over objects of the store that say something else
+	Prune   bool // delete what an earlier run has written and the source has no more
 }
 
 // ErrRefused says that a plan has reasons not to be done; nothing was changed.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -425,7 +426,10 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	fatal(t, in.Delete(t.Context(), "default.by-hand", metav1.DeleteOptions{}))
 	_, err = in.Patch(t.Context(), "security.guard", "application/merge-patch+json", []byte(`{"spec":{"order":2}}`), metav1.PatchOptions{})
 	fatal(t, err)
-	p, src = b.planOf("", Options{Lossy: true})
+	if p, _ := b.planOf("", Options{Lossy: true}); slices.ContainsFunc(p.Moves, func(m Move) bool { return m.Does == Deletes }) || !strings.Contains(p.shown(), "GlobalNetworkPolicy/by-hand is not in the source any more, and stays: --prune deletes it") {
+		t.Errorf("unasked it deletes:\n%s", p.shown())
+	}
+	p, src = b.planOf("", Options{Lossy: true, Prune: true})
 	for _, m := range p.Moves {
 		if want := map[string]Does{"GlobalNetworkPolicy/security.guard": Replaces, "GlobalNetworkPolicy/by-hand": Deletes}[m.Ref().String()]; want != "" && m.Does != want || want == "" && m.Does != Unchanged {
 			t.Errorf("again: %s %s", m.Does, m.Ref())

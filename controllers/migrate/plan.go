@@ -338,7 +338,11 @@ func (p *planner) withdraw(there objects) error {
 		if !old.Ours || old.Does == Deletes || p.wanted[ref] != nil {
 			continue
 		}
-		_, before, _ := p.earlier.wrote(ref)
+		wrote, before, _ := p.earlier.wrote(ref)
+		if !p.options.Prune || atFirst(wrote) { // the source may be half removed, or its file half written
+			p.note("%s is not in the source any more, and stays: --prune deletes it", ref)
+			before = there[ref]
+		}
 		p.decide(&Move{Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name, want: before}, there[ref])
 	}
 	return nil

@@ -73,8 +73,12 @@ func (s *Site) earlier(j *Journal, p *Plan) (*run, error) {
 	if phase != Migrated {
 		return nil, fmt.Errorf("%w, which is %s: it has to go on first", journal.ErrOther, phase)
 	}
-	if old.Source != p.Source || old.Store != p.Store {
-		return nil, fmt.Errorf("%w: from %s to %s; roll it back, or name another journal", journal.ErrOther, old.Source, old.Store)
+	if old.Store != p.Store || old.Source != p.Source && p.Source != Kubernetes { // of which there is nothing to write
+		return nil, fmt.Errorf("%w: from %s to %s; name another one by --journal", journal.ErrOther, old.Source, old.Store)
+	}
+	if old.Source != p.Source {
+		p.Notes = append(p.Notes, fmt.Sprintf("%s, from which an earlier run came, is gone: what it has written stays", old.Source))
+		return nil, nil
 	}
 	return &run{Site: s, Journal: j, plan: old}, nil
 }
@@ -238,6 +242,12 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 	case phase == RolledBack:
 		return nil
 	}
+	if err := s.standing(p); err != nil {
+		return err
+	}
+	if err := (&run{s, j, p, say}).ours(ctx); phase != Defining && phase != Returning && err != nil {
+		return err
+	}
 	back := RollingBack
 	if phase == Defining || phase == Returning { // no object was written, or none is any more
 		back = Returning
@@ -249,6 +259,18 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 }
 
 var errNoRun = errors.New("nothing was migrated with this journal")
+
+// standing refuses to take back what the source has no more: nobody would enforce it then.
+func (s *Site) standing(p *Plan) error {
+	if s.dynamic == nil || p.Source != Stored {
+		return nil
+	}
+	left, err := s.serves(Stored)
+	if err == nil && len(left) == 0 {
+		err = fmt.Errorf("%w back: %s is gone, and its policies would be nowhere; tierctl cleanup restore puts it back", ErrRefused, Stored)
+	}
+	return err
+}
 
 func (r *run) turnTo(p Phase) error {
 	if err := r.step("turning to " + string(p)); err != nil {
@@ -335,12 +357,15 @@ func (r *run) ours(ctx context.Context) error {
 	if err := r.aggregated(ctx, &of); err != nil || of.service == "" {
 		return err
 	}
-	return fmt.Errorf("APIService %s leads to %s again: what that serves is Calico's, and stays as it is", of.found, of.service)
+	return fmt.Errorf("APIService %s leads to %s again: what that serves is Calico's, and stays as it is; kubectl delete apiservice %[1]s, and see that nobody makes it anew", of.found, of.service)
 }
 
 // write what the plan says, all of it first on trial. What was written before a kill is there already.
 func (r *run) write(ctx context.Context) error {
 	if err := r.ours(ctx); err != nil {
+		return err
+	}
+	if err := r.settle(ctx); err != nil {
 		return err
 	}
 	var lines []string
@@ -367,10 +392,43 @@ func (r *run) write(ctx context.Context) error {
 		})
 		return err
 	})
-	for _, l := range lines {
-		r.say(l)
+	if err == nil {
+		for _, l := range lines {
+			r.say(l)
+		}
 	}
 	return err
+}
+
+// settle looks, before anything is written, at what an APIService hid when the plan was made: objects that say the same already, or that nobody has
+// made, stood there before, and come back at rollback.
+func (r *run) settle(ctx context.Context) error {
+	hidden := slices.ContainsFunc(r.plan.InTheWay, func(t cleanup.Thing) bool { return t.Kind == "APIService" })
+	if r.dynamic == nil || !hidden || r.Noted("settled") {
+		return nil
+	}
+	copies := map[string][]byte{}
+	err := r.onceServed(ctx, func() error {
+		there, err := r.there(ctx)
+		for i := range r.plan.Moves {
+			ref := r.plan.Moves[i].Ref()
+			want, errWant := r.copyOf("want " + ref.String())
+			now := there[ref]
+			if now == nil || errWant != nil || r.Has("before "+ref.String()) || !same(now, want) && !atFirst(now) {
+				continue
+			}
+			text, errText := json.Marshal(now)
+			if errText != nil {
+				return errText
+			}
+			copies["before "+ref.String()], copies["now "+ref.String()] = text, text
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Save(copies), r.Note("settled"))
 }
 
 // onceServed does something as soon as CRDs that were installed just now are served, and what was in the way is forgotten.
