@@ -242,9 +242,6 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 	case phase == RolledBack:
 		return nil
 	}
-	if err := s.standing(p); err != nil {
-		return err
-	}
 	if err := (&run{s, j, p, say}).ours(ctx); phase != Defining && phase != Returning && err != nil {
 		return err
 	}
@@ -259,18 +256,6 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 }
 
 var errNoRun = errors.New("nothing was migrated with this journal")
-
-// standing refuses to take back what the source has no more: nobody would enforce it then.
-func (s *Site) standing(p *Plan) error {
-	if s.dynamic == nil || p.Source != Stored {
-		return nil
-	}
-	left, err := s.serves(Stored)
-	if err == nil && len(left) == 0 {
-		err = fmt.Errorf("%w back: %s is gone, and its policies would be nowhere; tierctl cleanup restore puts it back", ErrRefused, Stored)
-	}
-	return err
-}
 
 func (r *run) turnTo(p Phase) error {
 	if err := r.step("turning to " + string(p)); err != nil {
