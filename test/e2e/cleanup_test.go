@@ -72,7 +72,10 @@ func TestCleanupNodes(t *testing.T) {
 	s.expect("left", shut...)
 
 	node := []string{"cleanup", "node", "--root", machineRoot, "--of", "calico", "--of", "kube-router", "--of", "azure-npm", "--nodes"}
-	clean1 := func(status int, more ...string) string { t.Helper(); return s.ends(status, append(append([]string{}, node...), more...)...) }
+	clean1 := func(status int, more ...string) string {
+		t.Helper()
+		return s.ends(status, append(append([]string{}, node...), more...)...)
+	}
 	out := clean1(0, "all")
 	if strings.Count(out, "would be removed") != 2 || !strings.Contains(out, "n2 ") {
 		t.Errorf("a look: %s", out)
