@@ -100,6 +100,8 @@ type Move struct {
 	Digest string `json:"digest,omitempty"`
 	// Ours tells that this run or one before has written it, so that rollback takes it back.
 	Ours bool `json:"ours,omitempty"`
+	// Again tells that a run before has: what stood there before that is known.
+	Again bool `json:"again,omitempty"`
 
 	want, now, before client.Object // nil for none; before is what stood there before our first run
 }
@@ -124,10 +126,12 @@ type Plan struct {
 	// them. Removed is what an earlier run has removed. Rollback puts back both.
 	InTheWay []cleanup.Thing `json:"inTheWay,omitempty"`
 	Removed  []cleanup.Thing `json:"removed,omitempty"`
-	CRDs     []string        `json:"crds,omitempty"` // to be installed, upgraded or taken over
-	Moves    []Move          `json:"moves"`
-	Left     []Left          `json:"left,omitempty"`
-	Notes    []string        `json:"notes,omitempty"`
+	// Replace is of Options.
+	Replace bool     `json:"replace,omitempty"`
+	CRDs    []string `json:"crds,omitempty"` // to be installed, upgraded or taken over
+	Moves   []Move   `json:"moves"`
+	Left    []Left   `json:"left,omitempty"`
+	Notes   []string `json:"notes,omitempty"`
 	// Refused are the reasons why nothing of it is done.
 	Refused []string `json:"refused,omitempty"`
 }

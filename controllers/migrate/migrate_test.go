@@ -169,6 +169,14 @@ func (b *bench) withoutCRDs() {
 	}))
 }
 
+// hide ours behind a server of Calico's that does not answer, as its operator would.
+func (b *bench) hide() {
+	b.t.Helper()
+	patch := `{"metadata":{"labels":{"kube-aggregator.kubernetes.io/automanaged":null}},"spec":{"insecureSkipTLSVerify":true,"service":{"namespace":"calico-apiserver","name":"calico-api","port":443}}}`
+	_, err := b.dynamic.Resource(apiServices).Patch(b.t.Context(), "v3.projectcalico.org", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
+	fatal(b.t, err)
+}
+
 // withoutServer is a cluster whose CRDs serve our group again.
 func (b *bench) withoutServer() {
 	b.t.Helper()
@@ -442,9 +450,7 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	}
 
 	// back: what somebody has changed since stays, and the tier that it is in
-	patch := `{"metadata":{"labels":{"kube-aggregator.kubernetes.io/automanaged":null}},"spec":{"insecureSkipTLSVerify":true,"service":{"namespace":"calico-apiserver","name":"calico-api","port":443}}}`
-	_, err = b.dynamic.Resource(apiServices).Patch(t.Context(), "v3.projectcalico.org", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
-	fatal(t, err)
+	b.hide()
 	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }); err == nil || !strings.Contains(err.Error(), "leads to calico-apiserver/calico-api again") {
 		t.Errorf("rollback of what another server has: %v", err)
 	}
@@ -526,6 +532,98 @@ spec: {nets: [198.51.100.0/24]}
 
 func set(name string, nets ...string) *v3.GlobalNetworkSet {
 	return &v3.GlobalNetworkSet{TypeMeta: metav1.TypeMeta{APIVersion: v3.GroupVersion.String(), Kind: "GlobalNetworkSet"}, ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v3.NetworkSetSpec{Nets: nets}}
+}
+
+// What an API server of Calico's hides of ours is seen when that is out of the way: it comes back at rollback, and is not written over unasked.
+func TestHidden(t *testing.T) {
+	b := begin(t)
+	fatal(t, b.crds.Apply(t.Context(), false, func(string, string) {}))
+	b.make(definition("crd.projectcalico.org", "v1", "globalnetworksets", "GlobalNetworkSet", "Cluster") + `---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkSet
+metadata: {name: mine}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkSet
+metadata: {name: theirs}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: mine}
+spec: {nets: [192.0.2.0/24]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: theirs}
+spec: {nets: [198.51.100.0/24]}
+`)
+	before := b.all()
+	for _, o := range []Options{{}, {Replace: true}} {
+		b.hide()
+		p, src := b.planOf("", o)
+		fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
+		err := b.with(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
+		if o.Replace {
+			fatal(t, err)
+			if got := b.all()["GlobalNetworkSet/theirs"]; !strings.Contains(got, "192.0.2.0/24") {
+				t.Errorf("replaced: %s", got)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), "says something else: GlobalNetworkSet/theirs; tierctl migrate rollback, and apply with --replace") {
+			t.Errorf("something else is hidden: %v", err)
+		}
+		fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+		b.withoutServer()
+		if diff := cmp.Diff(before, b.all()); diff != "" {
+			t.Errorf("%+v, rolled back:\n%s", o, diff)
+		}
+	}
+
+	// what a run of ours has written and then is hidden goes at rollback all the same
+	fatal(t, b.Store.Delete(t.Context(), set("mine")))
+	fatal(t, b.Store.Delete(t.Context(), set("theirs")))
+	for range 2 {
+		b.hide()
+		p, src := b.planOf("", Options{})
+		fatal(t, b.with(func(j *Journal) error {
+			return errors.Join(b.Begin(t.Context(), j, src, p), b.Continue(t.Context(), j, b.say))
+		}))
+	}
+	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+	b.withoutServer()
+	if got := b.all(); got["GlobalNetworkSet/mine"] != "" || got["GlobalNetworkSet/theirs"] != "" {
+		t.Errorf("after two runs and a rollback: %v", got)
+	}
+}
+
+// When the source has gone a migration is final, and there is nothing to do.
+func TestSourceIsGone(t *testing.T) {
+	b := begin(t)
+	fatal(t, b.crds.Apply(t.Context(), false, func(string, string) {}))
+	b.make(definition("crd.projectcalico.org", "v1", "globalnetworksets", "GlobalNetworkSet", "Cluster") + `---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkSet
+metadata: {name: bad}
+spec: {nets: [192.0.2.0/24]}
+`)
+	p, src := b.planOf("", Options{})
+	fatal(t, b.with(func(j *Journal) error {
+		return errors.Join(b.Begin(t.Context(), j, src, p), b.Continue(t.Context(), j, b.say))
+	}))
+	in := b.dynamic.Resource(at("apiextensions.k8s.io/v1", "customresourcedefinitions"))
+	fatal(t, in.Delete(t.Context(), "globalnetworksets.crd.projectcalico.org", metav1.DeleteOptions{}))
+	fatal(t, wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) {
+		left, err := b.serves(Stored)
+		return len(left) == 0, err
+	}))
+	p, _ = b.planOf("", Options{})
+	if want := "note crd.projectcalico.org/v1, from which an earlier run came, is gone: what it has written stays"; !p.Nothing() || !strings.Contains(p.shown(), want) {
+		t.Errorf("the source is gone:\n%s", p.shown())
+	}
+	if b.all()["GlobalNetworkSet/bad"] == "" {
+		t.Error("what was migrated is gone with its source")
+	}
 }
 
 // Calico's own CRDs of our group are taken over with their objects, and given back.

@@ -32,7 +32,7 @@ type planner struct {
 // Plan says what is to be done for the source, and why not. j is the journal of the run before, if there was one: what that has written may be
 // written again. Nothing is changed.
 func (s *Site) Plan(ctx context.Context, src *Source, j *Journal, o Options) (*Plan, error) {
-	p := &planner{Site: s, src: src, options: o, plan: &Plan{Source: src.Name, Store: s.storeName()}, wanted: map[v3.Ref]*Object{}}
+	p := &planner{Site: s, src: src, options: o, plan: &Plan{Source: src.Name, Store: s.storeName(), Replace: o.Replace}, wanted: map[v3.Ref]*Object{}}
 	var err error
 	if p.earlier, err = s.earlier(j, p.plan); err != nil {
 		return nil, err
@@ -289,7 +289,7 @@ func (p *planner) unused(o client.Object) {
 func (p *planner) decide(m *Move, now client.Object) {
 	ref := m.Ref()
 	mine, before, ours := p.earlier.wrote(ref)
-	m.now, m.before = now, now
+	m.now, m.before, m.Again = now, now, ours
 	if ours {
 		m.before = before
 	}

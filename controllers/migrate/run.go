@@ -385,35 +385,52 @@ func (r *run) write(ctx context.Context) error {
 	return err
 }
 
-// settle looks, before anything is written, at what an APIService hid when the plan was made: objects that say the same already, or that nobody has
-// made, stood there before, and come back at rollback.
+// settle looks, before anything is written, at what an APIService hid when the plan was made: what stood there comes back at rollback. What says
+// something else is written over only if that was asked for.
 func (r *run) settle(ctx context.Context) error {
-	hidden := slices.ContainsFunc(r.plan.InTheWay, func(t cleanup.Thing) bool { return t.Kind == "APIService" })
-	if r.dynamic == nil || !hidden || r.Noted("settled") {
+	if !slices.ContainsFunc(r.plan.InTheWay, func(t cleanup.Thing) bool { return t.Kind == "APIService" }) || r.Noted("settled") {
 		return nil
 	}
-	copies := map[string][]byte{}
-	err := r.onceServed(ctx, func() error {
-		there, err := r.there(ctx)
-		for i := range r.plan.Moves {
-			ref := r.plan.Moves[i].Ref()
-			want, errWant := r.copyOf("want " + ref.String())
-			now := there[ref]
-			if now == nil || errWant != nil || r.Has("before "+ref.String()) || !same(now, want) && !atFirst(now) {
-				continue
-			}
-			text, errText := json.Marshal(now)
-			if errText != nil {
-				return errText
-			}
-			copies["before "+ref.String()], copies["now "+ref.String()] = text, text
-		}
+	var there objects
+	err := r.onceServed(ctx, func() (err error) {
+		there, err = r.there(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.Save(copies), r.Note("settled"))
+	copies := map[string][]byte{}
+	var others []string
+	for i := range r.plan.Moves {
+		m := &r.plan.Moves[i]
+		ref := m.Ref()
+		now := there[ref]
+		want, err := r.copyOf("want " + ref.String())
+		if err != nil {
+			return err
+		}
+		if now == nil {
+			continue
+		}
+		if !same(now, want) && !m.Again && !r.plan.Replace && !atFirst(now) {
+			others = append(others, ref.String())
+		}
+		text, err := json.Marshal(now)
+		if err != nil {
+			return err
+		}
+		if copies["now "+ref.String()] = text; !m.Again {
+			copies["before "+ref.String()] = text
+		}
+	}
+	if err := r.Save(copies); err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("behind APIService %s there was already, and says something else: %s; tierctl migrate rollback, and apply with --replace writes over it",
+			v3.GroupVersion.Version+"."+v3.GroupVersion.Group, strings.Join(others, ", "))
+	}
+	return r.Note("settled")
 }
 
 // onceServed does something as soon as CRDs that were installed just now are served, and what was in the way is forgotten.
@@ -496,8 +513,10 @@ func (r *run) takeBack(ctx context.Context) error {
 		trial = false
 		return nil
 	})
-	for _, l := range lines {
-		r.say(l)
+	if err == nil {
+		for _, l := range lines {
+			r.say(l)
+		}
 	}
 	return err
 }

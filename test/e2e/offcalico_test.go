@@ -167,6 +167,7 @@ var ways = []way{
 		env: []string{"RESOURCE_GROUP=shop", "CLUSTER=shop"}},
 	{script: "off-calico-operator.sh", command: "helm", calico: calico.Calico{Way: calico.Operator, Objects: calico.Objects(30, 8)},
 		left: calico.Calico{Way: calico.Operator, Gone: true, Faults: calico.DeadWebhook | calico.StaleAPIService | calico.StuckNamespaces | calico.Orphans}},
+	{script: "off-calico-manifest.sh", calico: calico.Calico{Way: calico.Manifest, Objects: calico.Objects(30, 8)}},
 }
 
 // protecting is a policy of Calico's for the pods of these tests.
