@@ -116,6 +116,15 @@ func printInventory(c *cli.Context, i *cleanup.Inventory) {
 	for _, u := range i.Unknown {
 		fmt.Fprintf(w, "could not be looked at: %s\n", u)
 	}
+	policies := 0
+	for _, t := range i.Left() {
+		if t.Stage == cleanup.Objects && strings.HasSuffix(t.Kind, "Policy") {
+			policies++
+		}
+	}
+	if policies > 0 {
+		fmt.Fprintf(w, "policies among them, which are in the journal alone afterwards, unless tierctl migrate has brought them over: %d\n", policies)
+	}
 	fmt.Fprintf(w, "%d objects of Calico's, %d stay\n", len(i.Left()), len(i.Things)-len(i.Left()))
 }
 
@@ -157,7 +166,7 @@ func applyCleanup(c *cli.Context) error {
 		case err != nil:
 			return err
 		case (phase == cleanup.Saving || phase == cleanup.Removing) && len(i.Running()) > 0: // it came back meanwhile
-			return refusedCleanup(fmt.Errorf("%w again: %s", cleanup.ErrRunning, i.Running()[0].String()))
+			return refusedCleanup(fmt.Errorf("%w: %s", cleanup.ErrRunning, &i.Running()[0]))
 		case phase == cleanup.Saving || phase == cleanup.Removing:
 			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
 		case len(i.Left()) == 0 && len(i.Unknown) == 0:

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tierwall/tierwall/controllers/cleanup"
 )
 
 // create an object of a resource, as soon as there is its kind.
@@ -82,4 +86,25 @@ spec:
 `)
 	s.does(4, "cleanup plan", "still running:\n  Deployment/kube-system/calico-typha (0 of 1 ready)\n", "Calico still runs")
 	s.does(4, "cleanup apply --yes --force-finalizers --journal @j.db", "nothing was removed: Calico still runs: Deployment/kube-system/calico-typha")
+
+	// it came back while a run was interrupted
+	j, err := cleanup.OpenJournal(filepath.Join(s.dir, "k.db"), "cleanup")
+	must(t, err)
+	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
+	must(t, err)
+	cluster, err := cleanup.Open(config)
+	must(t, err)
+	i, err := cluster.Find(t.Context(), cleanup.Options{})
+	must(t, err)
+	running := i.Running()
+	i.Things = slices.DeleteFunc(i.Things, func(t cleanup.Thing) bool { return t.Running != "" })
+	must(t, cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: true}))
+	must(t, j.Close())
+	s.does(4, "cleanup apply --yes --journal @k.db", "nothing was removed: Calico still runs: "+running[0].String())
+
+	// who may see nothing is not told that nothing is there
+	text, err := os.ReadFile(s.kubeconfig)
+	must(t, err)
+	s.kubeconfig = s.file("nobody", strings.Replace(string(text), "{cluster: a}", "{cluster: a, user: nobody}", 1)+"users: [{name: nobody, user: {as: nobody}}]\n")
+	s.does(4, "cleanup apply --yes --journal @n.db", "nothing was removed: not all could be looked at")
 }

@@ -61,6 +61,8 @@ func TestMigrate(t *testing.T) {
 	s.does(0, "delete gnp web", "Successfully deleted")
 	s.does(1, "migrate verify --journal @j.db", "> n1: TCP 80: Deny, was Allow", "was ingress: GlobalNetworkPolicy/web rule 0 allows")
 	s.does(1, "migrate apply --yes --journal @empty.json", "empty.json: invalid database")
+	s.create("crd.projectcalico.org/v1", "globalnetworkpolicies", "", stored+"kind: GlobalNetworkPolicy\nmetadata: {name: default.bad}\nspec: {selector: 'app ==', types: [Ingress]}\n")
+	s.does(4, "migrate apply --journal @j.db", "cannot be carried: GlobalNetworkPolicy/default.bad: spec.selector", "nothing is migrated: see above")
 	s.does(0, "migrate rollback --journal @j.db", "Migrated: 4 objects written from crd.projectcalico.org/v1; nothing was changed: --yes takes them back")
 	s.does(0, "migrate rollback --yes --journal @j.db", "HostEndpoint/n1 deleted\nGlobalNetworkPolicy/more deleted\nTier/security deleted\n")
 	s.does(0, "migrate status -o json --journal @j.db", `"phase":"RolledBack"`)

@@ -220,7 +220,7 @@ func (c *Cluster) InTheWay(ctx context.Context) ([]Thing, error) {
 	if len(s.found.Unknown) > 0 {
 		return nil, fmt.Errorf("%w: %s", ErrUnknown, strings.Join(s.found.Unknown, "; "))
 	}
-	return slices.DeleteFunc(s.found.Things, func(t Thing) bool { return t.Stage == Admission && len(t.Trouble) == 0 }), nil
+	return slices.DeleteFunc(s.found.Things, func(t Thing) bool { return t.Kept != "" || t.Stage == Admission && len(t.Trouble) == 0 }), nil
 }
 
 // rank puts within a stage what others wait for behind them: a tier goes when its policies have gone, an installation when all that hangs on

@@ -151,6 +151,9 @@ func isWebhook(u *unstructured.Unstructured) string {
 
 // answers says of each webhook that fails closed whether anybody stands behind it.
 func answers(ctx context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	if prefixed(u) == "" && !s.options.names(t) {
+		t.Kept = "it is for Calico's groups, and may be yours: it goes only when it is named"
+	}
 	for _, w := range slice(u.Object, "webhooks") {
 		if w["failurePolicy"] != "Fail" {
 			continue
@@ -205,6 +208,30 @@ func isBinding(u *unstructured.Unstructured) string {
 	return ""
 }
 
+// agents are Calico's programs, by the ends of their images' names in any registry.
+var agents = []string{"calico/node", "calico/typha", "calico/kube-controllers", "calico/apiserver", "tigera/operator", "hardened-calico", "mirrored-calico-node", "calico/calico"}
+
+// works is a workload of Calico's name where Calico gives it, or one that runs Calico under another name.
+func works(u *unstructured.Unstructured) string {
+	if why := named(u, workloads); why != "" {
+		return why
+	}
+	pod, _, _ := unstructured.NestedMap(u.Object, "spec", "template", "spec")
+	for _, c := range slice(pod, "containers") {
+		image, _ := c["image"].(string)
+		repository, _, _ := strings.Cut(image, "@")
+		if n := strings.LastIndex(repository, ":"); n > strings.LastIndex(repository, "/") {
+			repository = repository[:n]
+		}
+		for _, name := range agents {
+			if strings.HasSuffix("/"+repository, "/"+name) {
+				return "image " + image
+			}
+		}
+	}
+	return ""
+}
+
 // running says how much of a workload is wanted and ready.
 func running(wanted, ready string) func(context.Context, *search, *unstructured.Unstructured, *Thing) error {
 	return func(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
@@ -212,6 +239,9 @@ func running(wanted, ready string) func(context.Context, *search, *unstructured.
 		have, _, _ := unstructured.NestedInt64(u.Object, "status", ready)
 		if replicas, found, _ := unstructured.NestedInt64(u.Object, "spec", "replicas"); found {
 			want = max(want, replicas)
+		}
+		if named(u, workloads) == "" {
+			t.Kept = "it runs Calico under a name of others: it goes as it came"
 		}
 		if want > 0 || have > 0 {
 			t.Running = fmt.Sprintf("%d of %d ready", have, want)

@@ -272,7 +272,7 @@ func local(u *unstructured.Unstructured) bool {
 	return u.GetKind() == "APIService" && isAggregated(u) == ""
 }
 
-// planned tells of an object that is there whether it is the one that was saved.
+// planned tells of an object that is there whether it is the one that was saved. What somebody has written in it since is saved again.
 func (r *run) planned(t *Thing, u *unstructured.Unstructured) error {
 	if u == nil {
 		return nil
@@ -280,6 +280,9 @@ func (r *run) planned(t *Thing, u *unstructured.Unstructured) error {
 	saved, err := r.Saved(t)
 	if errors.Is(err, journal.ErrNotSaved) || err == nil && saved.GetUID() != u.GetUID() {
 		return fmt.Errorf("%s was made anew meanwhile: it is not what was planned", t)
+	}
+	if err == nil && t.Stage == Objects && u.GetDeletionTimestamp() == nil && saved.GetResourceVersion() != u.GetResourceVersion() {
+		return r.save(t, u)
 	}
 	return err
 }
@@ -478,6 +481,14 @@ func asWritten(u *unstructured.Unstructured) {
 		unstructured.RemoveNestedField(u.Object, "metadata", field)
 	}
 	unstructured.RemoveNestedField(u.Object, "status")
+	// Calico's are made anew, too, and have other uids: what names an owner that is not there is collected as garbage
+	owners := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool {
+		gv, err := schema.ParseGroupVersion(o.APIVersion)
+		return err == nil && ofGroup(gv.Group) != ""
+	})
+	if u.SetOwnerReferences(owners); len(owners) == 0 {
+		unstructured.RemoveNestedField(u.Object, "metadata", "ownerReferences")
+	}
 	if u.GetKind() == "Service" && text(u, "spec", "clusterIP") != "None" { // another may have its address by now
 		unstructured.RemoveNestedField(u.Object, "spec", "clusterIP")
 		unstructured.RemoveNestedField(u.Object, "spec", "clusterIPs")

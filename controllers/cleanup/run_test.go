@@ -178,3 +178,97 @@ metadata: {name: others, finalizers: [example.com/mine]}
 		t.Errorf("left are %v", left)
 	}
 }
+
+// What only looks like Calico's, or is Calico under another name, is told; what somebody writes while a run is interrupted is saved; and what is put
+// back names no owner that has gone.
+func TestOthersNames(t *testing.T) {
+	c, err := Open(kube.Start(t))
+	fatal(t, err)
+	s := &site{c, t}
+	s.make(definitionOf("crd.projectcalico.org", "v1", "globalnetworkpolicies", "GlobalNetworkPolicy", "Cluster") + `---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: a}
+spec: {order: 1}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: calico-node
+  ownerReferences:
+  - {apiVersion: operator.tigera.io/v1, kind: Installation, name: default, uid: 11111111-1111-4111-8111-111111111111}
+  - {apiVersion: v1, kind: Namespace, name: kube-system, uid: 22222222-2222-4222-8222-222222222222}
+rules: []
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: acme-lint}
+webhooks:
+- name: lint.acme.example
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Fail
+  clientConfig: {service: {namespace: acme, name: lint}}
+  rules: [{apiGroups: [projectcalico.org], apiVersions: [v3], operations: [CREATE], resources: [networksets]}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: rke2-canal, namespace: kube-system}
+spec:
+  selector: {matchLabels: {k8s-app: c}}
+  template: {metadata: {labels: {k8s-app: c}}, spec: {containers: [{name: c, image: "registry.example:5000/rancher/hardened-calico:v3@sha256:0"}]}}
+status: {desiredNumberScheduled: 3, currentNumberScheduled: 3, numberMisscheduled: 0, numberReady: 3}
+`)
+	i := s.find(Options{})
+	if running := i.Running(); len(running) != 1 || running[0].Name != "rke2-canal" {
+		t.Errorf("running: %v", running)
+	}
+	path := filepath.Join(t.TempDir(), "cleanup.db")
+	j, err := OpenJournal(path, "cleanup")
+	fatal(t, err)
+	if err := c.Begin(j, i, Orders{}); !errors.Is(err, ErrRunning) {
+		t.Errorf("beside a Calico of another name: %v", err)
+	}
+	for _, t := range i.Left() {
+		if t.Name == "acme-lint" || t.Name == "rke2-canal" {
+			s.t.Errorf("%s would go", &t)
+		}
+	}
+	if named := s.find(Options{Named: []string{"ValidatingWebhookConfiguration/acme-lint"}}); len(named.Left()) != len(i.Left())+1 {
+		t.Errorf("the webhook is named, and stays")
+	}
+	way, err := c.InTheWay(t.Context())
+	fatal(t, err)
+	if len(way) > 0 {
+		t.Errorf("in the way: %v", way)
+	}
+	fatal(t, c.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Delete(t.Context(), "rke2-canal", metav1.DeleteOptions{}))
+
+	fatal(t, c.Begin(j, s.find(Options{}), Orders{}))
+	c.fault = func(before string) error {
+		if before == "deleting GlobalNetworkPolicy/a" {
+			return errKilled
+		}
+		return nil
+	}
+	if err := c.Continue(t.Context(), j, func(string) {}); !errors.Is(err, errKilled) {
+		t.Fatalf("killed: %v", err)
+	}
+	c.fault = nil
+	policies := c.dynamic.Resource(at("crd.projectcalico.org/v1", "globalnetworkpolicies"))
+	_, err = policies.Patch(t.Context(), "a", "application/merge-patch+json", []byte(`{"spec":{"order":2}}`), metav1.PatchOptions{})
+	fatal(t, err)
+	fatal(t, c.Continue(t.Context(), j, func(string) {}))
+	fatal(t, c.Restore(t.Context(), j, func(string) {}))
+	u, err := policies.Get(t.Context(), "a", metav1.GetOptions{})
+	fatal(t, err)
+	if order, _, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "order"); order != int64(2) {
+		t.Errorf("what was written meanwhile came back as %v", order)
+	}
+	role, err := c.dynamic.Resource(at("rbac.authorization.k8s.io/v1", "clusterroles")).Get(t.Context(), "calico-node", metav1.GetOptions{})
+	fatal(t, err)
+	if owners := role.GetOwnerReferences(); len(owners) != 1 || owners[0].Kind != "Namespace" {
+		t.Errorf("owners of what was put back: %v", owners)
+	}
+	fatal(t, j.Close())
+}
