@@ -50,7 +50,7 @@ func migrateCommand() *cli.Command {
 				Flags: []cli.Flag{from, run, endpointToHostFlag(), outputFlag("json"), datastoreFlag()}, Action: verifyMigration},
 			{Name: "rollback", Usage: "put back what the datastore had before", UsageText: "tierctl migrate rollback --yes",
 				Description: "What somebody has changed since stays, and is said. CRDs that were taken over are given back; those that were installed stay.",
-				Flags:       []cli.Flag{yes, run, datastoreFlag()}, Action: rollBackMigration},
+				Flags:       []cli.Flag{yes, &cli.BoolFlag{Name: "abandon", Usage: "also where the source has gone, so that its policies are nowhere then"}, run, datastoreFlag()}, Action: rollBackMigration},
 			{Name: "status", Usage: "say how far the journal's run is", UsageText: "tierctl migrate status [-o json]",
 				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{run, outputFlag("json"), datastoreFlag()}, Action: migrationStatus},
 		},
@@ -335,7 +335,7 @@ func rollBackMigration(c *cli.Context) error {
 			fmt.Fprintf(c.App.Writer, "%s: %d objects written from %s; nothing was changed: --yes takes them back\n", phase, ours, p.Source)
 			return nil
 		}
-		return migrated(c, site.Rollback(c.Context, j, saying(c)))
+		return migrated(c, site.Rollback(c.Context, j, c.Bool("abandon"), saying(c)))
 	}))
 }
 

@@ -451,7 +451,7 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 
 	// back: what somebody has changed since stays, and the tier that it is in
 	b.hide()
-	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }); err == nil || !strings.Contains(err.Error(), "leads to calico-apiserver/calico-api again") {
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); err == nil || !strings.Contains(err.Error(), "leads to calico-apiserver/calico-api again") {
 		t.Errorf("rollback of what another server has: %v", err)
 	}
 	b.withoutServer()
@@ -460,7 +460,7 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	changed.SetLabels(map[string]string{"mine": "yes"})
 	_, err = b.Store.Put(t.Context(), changed)
 	fatal(t, err)
-	kills = b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	kills = b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) })
 	t.Logf("and on the way back %d times", kills)
 	u, err := b.dynamic.Resource(apiServices).Get(t.Context(), "v3.projectcalico.org", metav1.GetOptions{})
 	fatal(t, err)
@@ -509,7 +509,7 @@ spec: {nets: [198.51.100.0/24]}
 	if got := b.all()["GlobalNetworkSet/bad"]; !strings.Contains(got, "192.0.2.0/24") {
 		t.Errorf("replaced: %s", got)
 	}
-	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }))
 	if diff := cmp.Diff(before, b.all()); diff != "" {
 		t.Errorf("rolled back:\n%s", diff)
 	}
@@ -573,7 +573,7 @@ spec: {nets: [198.51.100.0/24]}
 		} else if err == nil || !strings.Contains(err.Error(), "says something else: GlobalNetworkSet/theirs; tierctl migrate rollback, and apply with --replace") {
 			t.Errorf("something else is hidden: %v", err)
 		}
-		fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+		fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }))
 		b.withoutServer()
 		if diff := cmp.Diff(before, b.all()); diff != "" {
 			t.Errorf("%+v, rolled back:\n%s", o, diff)
@@ -590,7 +590,7 @@ spec: {nets: [198.51.100.0/24]}
 			return errors.Join(b.Begin(t.Context(), j, src, p), b.Continue(t.Context(), j, b.say))
 		}))
 	}
-	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) }))
+	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }))
 	b.withoutServer()
 	if got := b.all(); got["GlobalNetworkSet/mine"] != "" || got["GlobalNetworkSet/theirs"] != "" {
 		t.Errorf("after two runs and a rollback: %v", got)
@@ -624,6 +624,13 @@ spec: {nets: [192.0.2.0/24]}
 	if b.all()["GlobalNetworkSet/bad"] == "" {
 		t.Error("what was migrated is gone with its source")
 	}
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); !errors.Is(err, ErrRefused) || b.all()["GlobalNetworkSet/bad"] == "" {
+		t.Errorf("rollback to nowhere: %v", err)
+	}
+	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, true, b.say) }))
+	if b.all()["GlobalNetworkSet/bad"] != "" {
+		t.Error("what was to be abandoned is still there")
+	}
 }
 
 // Calico's own CRDs of our group are taken over with their objects, and given back.
@@ -643,7 +650,7 @@ func TestFromNative(t *testing.T) {
 	if diff := cmp.Diff(len(before), len(b.all())); diff != "" {
 		t.Errorf("objects: %s", diff)
 	}
-	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) })
 	if p, _ := b.planOf("", Options{}); p.Nothing() {
 		t.Error("after rollback the CRDs are still ours")
 	}
@@ -724,7 +731,7 @@ func TestFromFile(t *testing.T) {
 		}
 		return err
 	}))
-	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, b.say) })
+	b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) })
 	for ref := range b.all() {
 		if !strings.HasPrefix(ref, "Tier/") && !strings.HasPrefix(ref, "FelixConfiguration/") {
 			t.Errorf("%s is still there", ref)

@@ -231,8 +231,9 @@ func (s *Site) Continue(ctx context.Context, j *Journal, say func(string)) error
 	}
 }
 
-// Rollback turns a run round: the store gets back what it had before.
-func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error {
+// Rollback turns a run round: the store gets back what it had before. Where the source has gone its policies would then be nowhere, and nobody would
+// enforce them: that is refused, unless they are to be abandoned.
+func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(string)) error {
 	p, phase, err := j.Run()
 	switch {
 	case err != nil:
@@ -241,6 +242,9 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 		return errNoRun
 	case phase == RolledBack:
 		return nil
+	}
+	if err := s.standing(p); err != nil && !abandon && (phase == Writing || phase == Migrated) {
+		return err
 	}
 	if err := (&run{s, j, p, say}).ours(ctx); phase != Defining && phase != Returning && err != nil {
 		return err
@@ -253,6 +257,18 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, say func(string)) error
 		return err
 	}
 	return s.Continue(ctx, j, say)
+}
+
+// standing tells whether a cluster still has the source.
+func (s *Site) standing(p *Plan) error {
+	if s.dynamic == nil || p.Source != Stored {
+		return nil
+	}
+	left, err := s.serves(Stored)
+	if err == nil && len(left) == 0 {
+		err = fmt.Errorf("%w back: %s is gone, so that its policies would be nowhere: tierctl cleanup restore puts it back; --abandon takes them away all the same", ErrRefused, Stored)
+	}
+	return err
 }
 
 var errNoRun = errors.New("nothing was migrated with this journal")

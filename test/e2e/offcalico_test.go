@@ -211,7 +211,7 @@ func (t *test) goes(w way, script, space string) {
 	w.calico.Objects = append(slices.Clone(w.calico.Objects), protecting(space))
 	o := t.office()
 	t.Cleanup(func() {
-		cmd := t.Command(context.Background(), t.tierctl, "migrate", "rollback", "--yes", "--datastore", "kubernetes")
+		cmd := t.Command(context.Background(), t.tierctl, "migrate", "rollback", "--yes", "--abandon", "--datastore", "kubernetes")
 		cmd.Env = o.env()
 		if out, err := said(cmd); err != nil {
 			t.Errorf("putting back what the cluster was: %v\n%s", err, out)
