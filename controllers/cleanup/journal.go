@@ -10,7 +10,7 @@ import (
 )
 
 // Phase is how far a run is.
-type Phase string
+type Phase = journal.Phase
 
 // The phases. A run that is killed goes on in the phase that it was in.
 const (
@@ -50,8 +50,8 @@ func OpenJournal(path, of string) (*Journal, error) {
 // Run is the run that the journal is of: none when phase is "".
 func (j *Journal) Run() (p *Plan, phase Phase, err error) {
 	p = &Plan{}
-	text, err := j.Journal.Run(p)
-	return p, Phase(text), err
+	phase, err = j.Journal.Run(p)
+	return p, phase, err
 }
 
 // key of a thing: what it is and what it is called.

@@ -41,7 +41,7 @@ func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
 	if err := i.Safe(o); err != nil {
 		return err
 	}
-	return j.Begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()}, string(Saving), nil)
+	return j.Begin(&Plan{Begun: time.Now().UTC(), Server: c.host, Orders: o, Things: i.Left()}, Saving, nil)
 }
 
 // Safe says why what an inventory has left is not to be removed: ErrRunning, ErrUnknown, ErrUnsafe, ErrOrphaned.
@@ -87,24 +87,11 @@ func (c *Cluster) Continue(ctx context.Context, j *Journal, say func(string)) er
 		return fmt.Errorf("%w: on the cluster at %s, not %s", journal.ErrOther, p.Server, c.host)
 	}
 	r := &run{c, j, p, say}
-	for {
-		switch phase {
-		case Saving:
-			err, phase = r.saveAll(ctx), Removing
-		case Removing:
-			err, phase = r.removeAll(ctx), Removed
-		case Restoring:
-			err, phase = r.restoreAll(ctx), Restored
-		default:
-			return nil
-		}
-		if err == nil {
-			err = r.turnTo(phase)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return j.Go(ctx, phase, map[Phase]journal.Work{
+		Saving:    {Do: r.saveAll, Then: Removing},
+		Removing:  {Do: r.removeAll, Then: Removed},
+		Restoring: {Do: r.restoreAll, Then: Restored},
+	}, c.step)
 }
 
 // Restore turns a run round: what it has removed is made again.
@@ -117,17 +104,10 @@ func (c *Cluster) Restore(ctx context.Context, j *Journal, say func(string)) err
 	case phase == Restored:
 		return nil
 	}
-	if err := (&run{c, j, nil, say}).turnTo(Restoring); err != nil {
+	if err := j.Turn(Restoring, c.step); err != nil {
 		return err
 	}
 	return c.Continue(ctx, j, say)
-}
-
-func (r *run) turnTo(p Phase) error {
-	if err := r.step("turning to " + string(p)); err != nil {
-		return err
-	}
-	return r.Turn(string(p))
 }
 
 // saveAll copies every object into the journal, and reads each copy again.

@@ -5,6 +5,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,15 @@ var (
 	// ErrTruncated says that the file has lost its end.
 	ErrTruncated = errors.New("the file is damaged")
 )
+
+// Phase is how far a run is.
+type Phase string
+
+// Work is what is done in a phase, and the phase that comes when it is done.
+type Work struct {
+	Do   func(context.Context) error
+	Then Phase
+}
 
 // Journal is a file of one run.
 type Journal struct {
@@ -93,13 +103,13 @@ func (j *Journal) whose() (of string) {
 func (j *Journal) Close() error { return j.db.Close() }
 
 // Run reads the plan, which is as Begin was given it, and the phase: "" when no run was begun.
-func (j *Journal) Run(plan any) (phase string, err error) {
+func (j *Journal) Run(plan any) (phase Phase, err error) {
 	err = j.db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(runBucket)
 		if b == nil {
 			return nil
 		}
-		phase = string(b.Get(phaseKey))
+		phase = Phase(b.Get(phaseKey))
 		return json.Unmarshal(b.Get(planKey), plan)
 	})
 	if err != nil {
@@ -110,7 +120,7 @@ func (j *Journal) Run(plan any) (phase string, err error) {
 
 // Begin a run in its first phase, with copies under their keys. What the journal had of the one before is copied into a file beside it first, whose
 // name ends with the time.
-func (j *Journal) Begin(plan any, phase string, copies map[string][]byte) error {
+func (j *Journal) Begin(plan any, phase Phase, copies map[string][]byte) error {
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return err
@@ -137,9 +147,31 @@ func (j *Journal) Begin(plan any, phase string, copies map[string][]byte) error 
 	})
 }
 
-// Turn to another phase.
-func (j *Journal) Turn(phase string) error {
+// Turn to another phase. before, which may be nil, is told first, and may end the run there.
+func (j *Journal) Turn(phase Phase, before func(step string) error) error {
+	if before != nil {
+		if err := before("turning to " + string(phase)); err != nil {
+			return err
+		}
+	}
 	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(runBucket).Put(phaseKey, []byte(phase)) })
+}
+
+// Go does the work of a phase, and of those that come behind it, until one has none. A run that was killed goes on in the phase that it was in.
+func (j *Journal) Go(ctx context.Context, phase Phase, works map[Phase]Work, before func(step string) error) error {
+	for {
+		w, more := works[phase]
+		if !more {
+			return nil
+		}
+		if err := w.Do(ctx); err != nil {
+			return err
+		}
+		if err := j.Turn(w.Then, before); err != nil {
+			return err
+		}
+		phase = w.Then
+	}
 }
 
 // Save copies under their keys, in one transaction: all or none.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func TestJournal(t *testing.T) {
 	if _, err := Open(path, "test"); !errors.Is(err, ErrBusy) {
 		t.Errorf("opened twice: %v", err)
 	}
-	if err := errors.Join(j.Begin([]string{"x"}, "first", map[string][]byte{"x": []byte("text")}), j.Save(map[string][]byte{"y": nil}), j.Note("done"), j.Turn("second"), j.Close()); err != nil {
+	if err := errors.Join(j.Begin([]string{"x"}, "first", map[string][]byte{"x": []byte("text")}), j.Save(map[string][]byte{"y": nil}), j.Note("done"), j.Turn("second", nil), j.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(path, "other"); !errors.Is(err, ErrOther) {
@@ -52,6 +53,21 @@ func TestJournal(t *testing.T) {
 	}
 	if _, err := j.Saved("x"); !errors.Is(err, ErrDamaged) {
 		t.Errorf("damaged copy: %v", err)
+	}
+	done := ""
+	works := map[Phase]Work{
+		"second": {func(context.Context) error { done += "2"; return nil }, "third"},
+		"third":  {func(context.Context) error { done += "3"; return nil }, "last"},
+	}
+	end := errors.New("ended")
+	if err := j.Go(t.Context(), "second", works, func(step string) error { return map[string]error{"turning to last": end}[step] }); !errors.Is(err, end) || done != "23" {
+		t.Errorf("ended before the last: %v, done %s", err, done)
+	}
+	if phase, err := j.Run(&plan); phase != "third" || err != nil {
+		t.Errorf("ended before the last, it is %q, %v", phase, err)
+	}
+	if err := j.Go(t.Context(), "third", works, nil); err != nil || done != "233" {
+		t.Errorf("gone on: %v, done %s", err, done)
 	}
 	if err := j.Begin([]string{}, "first", nil); err != nil || j.Has("x") || j.Noted("done") {
 		t.Errorf("the next run has what the one before left: %v", err)

@@ -22,7 +22,7 @@ import (
 )
 
 // Phase is how far a run is.
-type Phase string
+type Phase = journal.Phase
 
 // The phases. A run that is killed goes on in the phase that it was in.
 const (
@@ -50,7 +50,7 @@ func OpenJournal(path string) (*Journal, error) {
 func (j *Journal) Run() (*Plan, Phase, error) {
 	p := &Plan{}
 	phase, err := j.Journal.Run(p)
-	return p, Phase(phase), err
+	return p, phase, err
 }
 
 // run is a run of a journal.
@@ -162,7 +162,7 @@ func (s *Site) Begin(ctx context.Context, j *Journal, src *Source, p *Plan) erro
 		}
 	}
 	p.Begun = time.Now().UTC()
-	if err := j.Begin(p, string(Defining), copies); err != nil {
+	if err := j.Begin(p, Defining, copies); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)
 	}
 	for key := range copies {
@@ -209,26 +209,12 @@ func (s *Site) Continue(ctx context.Context, j *Journal, say func(string)) error
 		return fmt.Errorf("%w: into %s, not %s", journal.ErrOther, p.Store, s.storeName())
 	}
 	r := &run{s, j, p, say}
-	for {
-		switch phase {
-		case Defining:
-			err, phase = r.define(ctx), Writing
-		case Writing:
-			err, phase = r.write(ctx), Migrated
-		case RollingBack:
-			err, phase = r.takeBack(ctx), Returning
-		case Returning:
-			err, phase = r.giveBack(ctx), RolledBack
-		default:
-			return nil
-		}
-		if err == nil {
-			err = r.turnTo(phase)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return j.Go(ctx, phase, map[Phase]journal.Work{
+		Defining:    {Do: r.define, Then: Writing},
+		Writing:     {Do: r.write, Then: Migrated},
+		RollingBack: {Do: r.takeBack, Then: Returning},
+		Returning:   {Do: r.giveBack, Then: RolledBack},
+	}, s.step)
 }
 
 // Rollback turns a run round: the store gets back what it had before. Where the source has gone its policies would then be nowhere, and nobody would
@@ -253,7 +239,7 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(
 	if phase == Defining || phase == Returning { // no object was written, or none is any more
 		back = Returning
 	}
-	if err := (&run{s, j, p, say}).turnTo(back); err != nil {
+	if err := j.Turn(back, s.step); err != nil {
 		return err
 	}
 	return s.Continue(ctx, j, say)
@@ -272,13 +258,6 @@ func (s *Site) standing(p *Plan) error {
 }
 
 var errNoRun = errors.New("nothing was migrated with this journal")
-
-func (r *run) turnTo(p Phase) error {
-	if err := r.step("turning to " + string(p)); err != nil {
-		return err
-	}
-	return r.Turn(string(p))
-}
 
 // define makes the way free for our CRDs, and installs them.
 func (r *run) define(ctx context.Context) error {
