@@ -520,19 +520,20 @@ func TestNoPacketIsLost(t *testing.T) {
 			end, sent := make(chan struct{}), make(chan int)
 			go func() {
 				n := 0
+				rate := time.NewTicker(50 * time.Microsecond)
+				defer rate.Stop()
 				for {
 					select {
 					case <-end:
 						sent <- n
 						return
-					default:
+					case <-rate.C:
 					}
 					if _, err := client.Write([]byte("x")); err == nil {
 						n++
 					} else {
 						t.Errorf("packet %d: %v", n, err)
 					}
-					time.Sleep(50 * time.Microsecond) // that is the stream's rate
 				}
 			}()
 			got, buffer := 0, make([]byte, 16)
