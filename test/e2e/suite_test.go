@@ -114,11 +114,14 @@ func (s *suite) install(ctx context.Context) error {
 
 // explain what became of our pods.
 func (s *suite) explain(ctx context.Context) error {
+	return s.tell(ctx, []string{"-n", "tierwall-system", "get", "pods", "-o", "wide"}, []string{"-n", "tierwall-system", "describe", "pods"},
+		[]string{"-n", "tierwall-system", "logs", "--tail=30", "--prefix", "-l", "app.kubernetes.io/name=tierwall"})
+}
+
+// tell what kubectl says of each.
+func (s *suite) tell(ctx context.Context, questions ...[]string) error {
 	var all []string
-	for _, args := range [][]string{
-		{"-n", "tierwall-system", "get", "pods", "-o", "wide"}, {"-n", "tierwall-system", "describe", "pods"},
-		{"-n", "tierwall-system", "logs", "--tail=30", "--prefix", "-l", "app.kubernetes.io/name=tierwall"},
-	} {
+	for _, args := range questions {
 		out, _ := said(s.Kubectl(ctx, args...)) // what it can say it has said
 		all = append(all, out)
 	}
@@ -186,7 +189,11 @@ func (t *test) command(cmd *exec.Cmd, input string) string {
 	}
 	out, err := said(cmd)
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+		t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		t.Fatal(t.tell(ctx, []string{"get", "gnp,tier,hep,nodereports.tierwall.io", "-o", "yaml"}, []string{"-n", "tierwall-system", "get", "pods,leases", "-o", "wide"},
+			[]string{"-n", "tierwall-system", "logs", "--tail=40", "--prefix", "-l", "app.kubernetes.io/name=tierwall"}))
 	}
 	return out
 }
