@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -152,27 +154,33 @@ func applyCleanup(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := asReviewed(c, i); err != nil {
-		return err
-	}
 	if !c.Bool("yes") {
+		if err := asReviewed(c, i.Server, i.Left()); err != nil {
+			return err
+		}
 		printInventory(c, i)
 		fmt.Fprintln(c.App.Writer, "nothing was removed: --yes removes it")
 		return nil
 	}
-	return withJournal(c, config, "cleanup", func(j *cleanup.Journal) error {
-		_, phase, err := j.Run()
+	return withJournal(c, config, "cleanup", journal.Make, func(j *cleanup.Journal) error {
+		p, phase, err := j.Run()
 		switch {
 		case err != nil:
 			return err
 		case (phase == cleanup.Saving || phase == cleanup.Removing) && len(i.Running()) > 0: // it came back meanwhile
 			return refusedCleanup(fmt.Errorf("%w: %s", cleanup.ErrRunning, &i.Running()[0]))
 		case phase == cleanup.Saving || phase == cleanup.Removing:
+			if err := asReviewed(c, p.Server, p.Things); err != nil {
+				return err
+			}
 			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
 		case len(i.Left()) == 0 && len(i.Unknown) == 0:
 			fmt.Fprintln(c.App.Writer, "nothing of Calico's is left")
 			return nil
 		default:
+			if err := asReviewed(c, i.Server, i.Left()); err != nil {
+				return err
+			}
 			err := cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: c.Bool("force-finalizers")})
 			if errors.Is(err, cleanup.ErrOrphaned) {
 				err = fmt.Errorf("%w: --force-finalizers takes them away", err)
@@ -185,8 +193,8 @@ func applyCleanup(c *cli.Context) error {
 	})
 }
 
-// asReviewed refuses what a plan that somebody has read does not have.
-func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
+// asReviewed refuses to remove what a plan that somebody has read does not have, or from another cluster.
+func asReviewed(c *cli.Context, server string, going []cleanup.Thing) error {
 	file := c.String("plan")
 	if file == "" {
 		return nil
@@ -199,8 +207,11 @@ func asReviewed(c *cli.Context, i *cleanup.Inventory) error {
 	if err := json.Unmarshal(text, &reviewed); err != nil {
 		return fmt.Errorf("%s: is no plan that tierctl has written with -o json: %w", file, err)
 	}
+	if reviewed.Server != server {
+		return statusError{fmt.Errorf("%s is of the cluster at %s, not %s: nothing was removed", file, cmp.Or(reviewed.Server, "an address that it does not say"), server), exitRefused}
+	}
 	var more []string
-	for _, t := range i.Left() {
+	for _, t := range going {
 		if !slices.ContainsFunc(reviewed.Left(), func(r cleanup.Thing) bool {
 			return r.APIVersion == t.APIVersion && r.String() == t.String() && r.Way == t.Way
 		}) {
@@ -232,12 +243,15 @@ func cleaned(of string, err error) error {
 }
 
 // withJournal opens the journal of the cluster.
-func withJournal(c *cli.Context, config *rest.Config, of string, do func(*cleanup.Journal) error) error {
+func withJournal(c *cli.Context, config *rest.Config, of string, mode journal.Mode, do func(*cleanup.Journal) error) error {
 	path, err := journalPath(c, of, config.Host)
 	if err != nil {
 		return err
 	}
-	j, err := cleanup.OpenJournal(path, of)
+	j, err := cleanup.OpenJournal(path, of, mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no journal %s: nothing was begun", path)
+	}
 	if err != nil {
 		return refusedCleanup(err)
 	}
@@ -259,10 +273,7 @@ func runStatus(of string) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("there is no journal %s: nothing was begun", path)
-		}
-		return withJournal(c, config, of, func(j *cleanup.Journal) error {
+		return withJournal(c, config, of, journal.Read, func(j *cleanup.Journal) error {
 			p, phase, err := j.Run()
 			if err != nil {
 				return err
@@ -296,11 +307,18 @@ func restoreRun(of string) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		return withJournal(c, config, of, func(j *cleanup.Journal) error {
+		mode := journal.Read
+		if c.Bool("yes") {
+			mode = journal.Change
+		}
+		return withJournal(c, config, of, mode, func(j *cleanup.Journal) error {
 			if !c.Bool("yes") {
 				p, phase, err := j.Run()
-				if err != nil || phase == "" {
-					return errors.Join(err, errors.New("nothing was begun: there is nothing to put back"))
+				switch {
+				case err != nil:
+					return err
+				case phase == "" || phase == cleanup.Saving:
+					return cleanup.ErrNothing
 				}
 				fmt.Fprintf(c.App.Writer, "%d objects of the run that is %s; nothing was changed: --yes makes again those that are not there\n", len(p.Things), phase)
 				return nil

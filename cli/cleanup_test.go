@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tierwall/tierwall/controllers/cleanup"
+	"github.com/tierwall/tierwall/controllers/journal"
 )
 
 // create an object of a resource, as soon as there is its kind.
@@ -88,7 +89,7 @@ spec:
 	s.does(4, "cleanup apply --yes --force-finalizers --journal @j.db", "nothing was removed: Calico still runs: Deployment/kube-system/calico-typha")
 
 	// it came back while a run was interrupted
-	j, err := cleanup.OpenJournal(filepath.Join(s.dir, "k.db"), "cleanup")
+	j, err := cleanup.OpenJournal(filepath.Join(s.dir, "k.db"), "cleanup", journal.Make)
 	must(t, err)
 	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	must(t, err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +95,11 @@ func sourceOf(c *cli.Context, site *migrate.Site) (*migrate.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := &migrate.Source{Name: from}
+	name, err := filepath.Abs(from) // ./x and x are one
+	if err != nil {
+		return nil, err
+	}
+	src := &migrate.Source{Name: name}
 	every := func(string, string) bool { return true }
 	for _, d := range store.Read([]string{"-"}, store.ReadOptions{Stdin: bytes.NewReader(text), Raw: every}) {
 		d.File = from
@@ -132,7 +137,7 @@ func planMigration(c *cli.Context) error {
 	if p.site, p.datastore, err = toMigrate(c); err != nil {
 		return err
 	}
-	err = withMigration(c, p.datastore, false, func(j *migrate.Journal) error { return p.make(c, j) })
+	err = withMigration(c, p.datastore, journal.Read, func(j *migrate.Journal) error { return p.make(c, j) })
 	if err != nil {
 		return refusedMigration(err)
 	}
@@ -186,8 +191,16 @@ func printMigration(c *cli.Context, p *migrate.Plan) {
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "note: %s\n", n)
 	}
+	lost := 0
 	for _, r := range p.Refused {
+		if slices.ContainsFunc(p.Left, func(l migrate.Left) bool { return l.Lost && r == l.Refusal() }) { // it is above
+			lost++
+			continue
+		}
 		fmt.Fprintf(w, "refused: %s\n", r)
+	}
+	if lost > 0 {
+		fmt.Fprintf(w, "refused: %s cannot be carried, as above: --lossy leaves that out\n", counted(lost, "object"))
 	}
 	if p.Source == migrate.Kubernetes {
 		fmt.Fprintln(w, "no policies of Calico's are here; NetworkPolicies of Kubernetes are enforced as they are")
@@ -220,12 +233,19 @@ func applyMigration(c *cli.Context) error {
 	if p.site, p.datastore, err = toMigrate(c); err != nil {
 		return err
 	}
-	return refusedMigration(withMigration(c, p.datastore, c.Bool("yes"), func(j *migrate.Journal) error {
+	mode := journal.Read
+	if c.Bool("yes") {
+		mode = journal.Make
+	}
+	return refusedMigration(withMigration(c, p.datastore, mode, func(j *migrate.Journal) error {
 		if j != nil && c.Bool("yes") {
-			switch _, phase, err := j.Run(); {
+			switch old, phase, err := j.Run(); {
 			case err != nil:
 				return err
 			case phase == migrate.Defining || phase == migrate.Writing:
+				if err := asRead(c, old); err != nil {
+					return err
+				}
 				fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
 				return migrated(c, p.site.Continue(c.Context, j, saying(c)))
 			}
@@ -233,7 +253,7 @@ func applyMigration(c *cli.Context) error {
 		if err := p.make(c, j); err != nil {
 			return err
 		}
-		if err := p.asRead(c); err != nil {
+		if err := asRead(c, p.Plan); err != nil {
 			return err
 		}
 		switch {
@@ -260,7 +280,7 @@ func saying(c *cli.Context) func(string) {
 }
 
 // asRead refuses what a plan that somebody has read does not have.
-func (p *plannedMigration) asRead(c *cli.Context) error {
+func asRead(c *cli.Context, p *migrate.Plan) error {
 	file := c.String("plan")
 	if file == "" {
 		return nil
@@ -270,7 +290,7 @@ func (p *plannedMigration) asRead(c *cli.Context) error {
 		return fmt.Errorf("reading the plan: %w", err)
 	}
 	var read migrate.Plan
-	if err := json.Unmarshal(text, &read); err != nil || read.Source == "" {
+	if err := json.Unmarshal(text, &read); err != nil || read.Source == "" || read.Store == "" {
 		return fmt.Errorf("%s: is not what tierctl migrate plan -o json writes: %w", file, errors.Join(err, errors.New("it names no source")))
 	}
 	return p.Reviewed(&read)
@@ -294,16 +314,16 @@ func migrated(c *cli.Context, err error) error {
 	return statusError{fmt.Errorf("%w; the same command goes on, tierctl migrate rollback goes back", err), exitPartly}
 }
 
-// withMigration opens the journal of the datastore. One that is not there is made when something is to be written; else it is nil.
-func withMigration(c *cli.Context, datastore string, write bool, do func(*migrate.Journal) error) error {
+// withMigration opens the journal of the datastore; it is nil where there is none, and none is to be made.
+func withMigration(c *cli.Context, datastore string, mode journal.Mode, do func(*migrate.Journal) error) error {
 	path, err := journalPath(c, "migrate", datastore)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !write {
+	j, err := migrate.OpenJournal(path, mode)
+	if errors.Is(err, fs.ErrNotExist) {
 		return do(nil)
 	}
-	j, err := migrate.OpenJournal(path)
 	if err != nil {
 		return err
 	}
@@ -315,7 +335,11 @@ func rollBackMigration(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return refusedMigration(withMigration(c, datastore, false, func(j *migrate.Journal) error {
+	mode := journal.Read
+	if c.Bool("yes") {
+		mode = journal.Change
+	}
+	return refusedMigration(withMigration(c, datastore, mode, func(j *migrate.Journal) error {
 		if j == nil {
 			return errNoMigration
 		}
@@ -354,7 +378,7 @@ func migrationStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return refusedMigration(withMigration(c, datastore, false, func(j *migrate.Journal) error {
+	return refusedMigration(withMigration(c, datastore, journal.Read, func(j *migrate.Journal) error {
 		if j == nil {
 			return fmt.Errorf("there is no journal %s: nothing was begun", path)
 		}
@@ -415,7 +439,7 @@ func verified(c *cli.Context) (*verification, error) {
 	}
 	v := &verification{Drifted: []string{}, Changes: []changeView{}}
 	var before []client.Object
-	err = withMigration(c, datastore, false, func(j *migrate.Journal) error {
+	err = withMigration(c, datastore, journal.Read, func(j *migrate.Journal) error {
 		before, err = v.source(c, site, j)
 		return err
 	})
@@ -497,6 +521,9 @@ func (v *verification) print(c *cli.Context) error {
 			by = "--prune carries that over, unless it was deleted because Calico is being removed"
 		}
 		fmt.Fprintf(w, "%s since: tierctl migrate apply %s\n", d, by)
+	}
+	if len(v.Drifted) > 0 {
+		fmt.Fprintln(w, "by the source as it was then, and by the datastore as it is now:")
 	}
 	return printEffect(c, v.effects)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tierwall/tierwall/controllers/cleanup"
+	"github.com/tierwall/tierwall/controllers/journal"
 )
 
 func uninstallCommand() *cli.Command {
@@ -59,23 +60,29 @@ func uninstall(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := asReviewed(c, i); err != nil {
-		return err
-	}
 	if !c.Bool("yes") {
+		if err := asReviewed(c, i.Server, i.Left()); err != nil {
+			return err
+		}
 		return planUninstall(c, format, i)
 	}
-	return withJournal(c, config, "uninstall", func(j *cleanup.Journal) error {
-		_, phase, err := j.Run()
+	return withJournal(c, config, "uninstall", journal.Make, func(j *cleanup.Journal) error {
+		p, phase, err := j.Run()
 		switch {
 		case err != nil:
 			return err
 		case phase == cleanup.Saving || phase == cleanup.Removing:
+			if err := asReviewed(c, p.Server, p.Things); err != nil {
+				return err
+			}
 			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
 		case len(i.Left()) == 0 && i.Safe(ourOrders) == nil:
 			fmt.Fprintln(c.App.Writer, "nothing of Tierwall's is left")
 			return nil
 		default:
+			if err := asReviewed(c, i.Server, i.Left()); err != nil {
+				return err
+			}
 			if err := cluster.Begin(j, i, ourOrders); err != nil {
 				return refusedCleanup(err)
 			}

@@ -106,6 +106,8 @@ func (t *Thing) String() string {
 
 // Inventory is what there is, in the order in which it can be removed.
 type Inventory struct {
+	// Server is where the API server is.
+	Server string `json:"server"`
 	// Enforced is of Tierwall's alone.
 	Enforced *Enforced `json:"enforced,omitempty"`
 	Things   []Thing   `json:"things"`
@@ -252,7 +254,7 @@ type search struct {
 }
 
 func (c *Cluster) search() *search {
-	return &search{Cluster: c, found: &Inventory{}, seen: map[schema.GroupResource]bool{}, homes: map[string]bool{ourSpace: true}, releases: map[release]bool{}}
+	return &search{Cluster: c, found: &Inventory{Server: c.host}, seen: map[schema.GroupResource]bool{}, homes: map[string]bool{ourSpace: true}, releases: map[release]bool{}}
 }
 
 // place is a kind of object among which there may be some.

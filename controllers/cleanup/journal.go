@@ -38,9 +38,9 @@ type Orders struct {
 // Journal is a run's memory: what is planned, a copy of each object, and what is gone.
 type Journal struct{ *journal.Journal }
 
-// OpenJournal opens the journal in a file, and makes it if there is none. of is the command whose runs it is of: cleanup, or uninstall.
-func OpenJournal(path, of string) (*Journal, error) {
-	j, err := journal.Open(path, of)
+// OpenJournal opens the journal in a file, as journal.Open does. of is the command whose runs it is of: cleanup, or uninstall.
+func OpenJournal(path, of string, mode journal.Mode) (*Journal, error) {
+	j, err := journal.Open(path, of, mode)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package cleanup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,6 +218,11 @@ func works(u *unstructured.Unstructured) string {
 		return why
 	}
 	pod, _, _ := unstructured.NestedMap(u.Object, "spec", "template", "spec")
+	return runs(pod)
+}
+
+// runs tells by what a pod is said to be whether Calico runs in it: by an image's name, or by Felix's settings where the node's network is the pod's.
+func runs(pod map[string]any) string {
 	for _, c := range slice(pod, "containers") {
 		image, _ := c["image"].(string)
 		repository, _, _ := strings.Cut(image, "@")
@@ -228,8 +234,30 @@ func works(u *unstructured.Unstructured) string {
 				return "image " + image
 			}
 		}
+		for _, e := range slice(c, "env") {
+			if name, _ := e["name"].(string); pod["hostNetwork"] == true && strings.HasPrefix(name, "FELIX_") {
+				return fmt.Sprintf("%s is set in container %v", name, c["name"])
+			}
+		}
 	}
 	return ""
+}
+
+// worksAlone is a pod of Calico's that no workload keeps, or the node's kubelet does.
+func worksAlone(u *unstructured.Unstructured) string {
+	if owner := metav1.GetControllerOf(u); owner != nil && owner.Kind != "Node" {
+		return ""
+	}
+	pod, _, _ := unstructured.NestedMap(u.Object, "spec")
+	return runs(pod)
+}
+
+func runningAlone(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
+	t.Kept = "no workload keeps it: it goes as it came"
+	if phase := text(u, "status", "phase"); phase != "Succeeded" && phase != "Failed" {
+		t.Running = cmp.Or(phase, "Pending")
+	}
+	return nil
 }
 
 // running says how much of a workload is wanted and ready.

@@ -76,6 +76,7 @@ var places = []place{
 	{at("admissionregistration.k8s.io/v1beta1", "mutatingadmissionpolicybindings"), "MutatingAdmissionPolicyBinding", Admission, isBinding, nil},
 	{at("apps/v1", "daemonsets"), "DaemonSet", Workloads, works, running("desiredNumberScheduled", "numberReady")},
 	{at("apps/v1", "deployments"), "Deployment", Workloads, works, running("replicas", "readyReplicas")},
+	{at("v1", "pods"), "Pod", Workloads, worksAlone, runningAlone},
 	{at("rbac.authorization.k8s.io/v1", "clusterroles"), "ClusterRole", Accounts, prefixed, sure},
 	{at("rbac.authorization.k8s.io/v1", "clusterrolebindings"), "ClusterRoleBinding", Accounts, prefixed, sure},
 	{at("rbac.authorization.k8s.io/v1", "roles"), "Role", Accounts, prefixed, sure},

@@ -30,6 +30,9 @@ var (
 	ErrUnsafe   = errors.New("it would not be safe")
 )
 
+// ErrNothing is of a run that has removed nothing yet.
+var ErrNothing = errors.New("nothing was removed: there is nothing to put back")
+
 // Begin writes down a run that removes what an inventory has left, or refuses.
 func (c *Cluster) Begin(j *Journal, i *Inventory, o Orders) error {
 	switch _, phase, err := j.Run(); {
@@ -100,7 +103,7 @@ func (c *Cluster) Restore(ctx context.Context, j *Journal, say func(string)) err
 	case err != nil:
 		return err
 	case phase == "" || phase == Saving:
-		return errors.New("nothing was removed: there is nothing to put back")
+		return ErrNothing
 	case phase == Restored:
 		return nil
 	}
@@ -355,7 +358,11 @@ func (r *run) keeps(ctx context.Context, t *Thing) (string, error) {
 	case u != nil && t.Way == Released && !slices.ContainsFunc(u.GetFinalizers(), func(f string) bool { return slices.Contains(t.Orphaned, f) }):
 		return "", nil
 	case u != nil:
-		return fmt.Sprintf("it waits for its finalizers %v%s", u.GetFinalizers(), waitingFor(u)), nil
+		finalizers := u.GetFinalizers()
+		if own, _, err := unstructured.NestedStringSlice(u.Object, "spec", "finalizers"); t.Kind == "Namespace" && err == nil {
+			finalizers = append(finalizers, own...)
+		}
+		return fmt.Sprintf("it waits for its finalizers %v%s", finalizers, waitingFor(u)), nil
 	case t.Stage != Nodes && t.Stage != Programs:
 		return "", nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func (s *site) finishNamespaces() {
 func (s *site) until(path, of string, one func(*Journal) error) (kills int) {
 	s.t.Helper()
 	for {
-		j, err := OpenJournal(path, of)
+		j, err := OpenJournal(path, of, journal.Make)
 		fatal(s.t, err)
 		err = one(j)
 		fatal(s.t, j.Close())
@@ -85,7 +86,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	s.make(definitions + "---" + strings.NewReplacer("desiredNumberScheduled: 2, numberReady: 1", "desiredNumberScheduled: 0, numberReady: 0", ", example.com/mine", "").Replace(string(text)))
 	before := s.find(Options{})
 	path := filepath.Join(t.TempDir(), "cleanup.db")
-	j, err := OpenJournal(path, "cleanup")
+	j, err := OpenJournal(path, "cleanup", journal.Make)
 	fatal(t, err)
 	if err := c.Begin(j, before, Orders{}); !errors.Is(err, ErrOrphaned) || !strings.Contains(err.Error(), "Installation/default (tigera.io/operator-cleanup)") {
 		t.Errorf("with orphaned finalizers: %v", err)
@@ -98,7 +99,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Errorf("while Calico runs: %v", err)
 	}
 	fatal(t, c.Begin(j, before, Orders{ForceFinalizers: true}))
-	if _, err := OpenJournal(path, "cleanup"); !errors.Is(err, journal.ErrBusy) {
+	if _, err := OpenJournal(path, "cleanup", journal.Make); !errors.Is(err, journal.ErrBusy) {
 		t.Errorf("two at once: %v", err)
 	}
 	fatal(t, j.Close())
@@ -148,7 +149,7 @@ kind: Tier
 metadata: {name: others, finalizers: [example.com/mine]}
 `)
 	path := filepath.Join(t.TempDir(), "cleanup.db")
-	j, err := OpenJournal(path, "cleanup")
+	j, err := OpenJournal(path, "cleanup", journal.Make)
 	fatal(t, err)
 	defer j.Close()
 	fatal(t, c.Begin(j, s.find(Options{}), Orders{ForceFinalizers: true}))
@@ -218,13 +219,43 @@ spec:
   selector: {matchLabels: {k8s-app: c}}
   template: {metadata: {labels: {k8s-app: c}}, spec: {containers: [{name: c, image: "registry.example:5000/rancher/hardened-calico:v3@sha256:0"}]}}
 status: {desiredNumberScheduled: 3, currentNumberScheduled: 3, numberMisscheduled: 0, numberReady: 3}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: by-hand, namespace: default}
+spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: renamed, namespace: default}
+spec: {hostNetwork: true, containers: [{name: c, image: "mirror/agent:1", env: [{name: FELIX_LOGSEVERITYSCREEN, value: info}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: has-ended, namespace: default}
+spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
+status: {phase: Succeeded}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: no-agent, namespace: default}
+spec: {containers: [{name: c, image: "tests/agent:1", env: [{name: FELIX_LOGSEVERITYSCREEN, value: info}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: of-a-set, namespace: default, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: d, uid: 33333333-3333-4333-8333-333333333333, controller: true}]}
+spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 `)
 	i := s.find(Options{})
-	if running := i.Running(); len(running) != 1 || running[0].Name != "rke2-canal" {
+	var running []string
+	for _, t := range i.Running() {
+		running = append(running, t.String())
+	}
+	if want := []string{"DaemonSet/kube-system/rke2-canal", "Pod/default/by-hand", "Pod/default/renamed"}; !slices.Equal(running, want) {
 		t.Errorf("running: %v", running)
 	}
 	path := filepath.Join(t.TempDir(), "cleanup.db")
-	j, err := OpenJournal(path, "cleanup")
+	j, err := OpenJournal(path, "cleanup", journal.Make)
 	fatal(t, err)
 	if err := c.Begin(j, i, Orders{}); !errors.Is(err, ErrRunning) {
 		t.Errorf("beside a Calico of another name: %v", err)
@@ -243,6 +274,9 @@ status: {desiredNumberScheduled: 3, currentNumberScheduled: 3, numberMisschedule
 		t.Errorf("in the way: %v", way)
 	}
 	fatal(t, c.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Delete(t.Context(), "rke2-canal", metav1.DeleteOptions{}))
+	for _, name := range []string{"by-hand", "renamed"} {
+		fatal(t, c.dynamic.Resource(at("v1", "pods")).Namespace("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+	}
 
 	fatal(t, c.Begin(j, s.find(Options{}), Orders{}))
 	c.fault = func(before string) error {

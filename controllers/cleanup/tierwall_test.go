@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tierwall/tierwall/controllers/crds"
+	"github.com/tierwall/tierwall/controllers/journal"
 	"github.com/tierwall/tierwall/test/kube"
 )
 
@@ -259,7 +260,7 @@ func TestUninstallKilledAtEveryStep(t *testing.T) {
 	}
 
 	path := filepath.Join(t.TempDir(), "uninstall.db")
-	j, err := OpenJournal(path, "uninstall")
+	j, err := OpenJournal(path, "uninstall", journal.Make)
 	fatal(t, err)
 	fatal(t, c.Begin(j, before, Orders{ForceFinalizers: true}))
 	fatal(t, j.Close())
@@ -326,7 +327,7 @@ func TestUninstallKeepsPolicy(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "uninstall.db")
-	j, err := OpenJournal(path, "uninstall")
+	j, err := OpenJournal(path, "uninstall", journal.Make)
 	fatal(t, err)
 	defer j.Close()
 	daemonSet := func() *unstructured.Unstructured {
@@ -378,7 +379,7 @@ func TestUninstallWaitsForNodes(t *testing.T) {
 	}
 	i := s.ours(Ours{Without: []string{"n2"}})
 	fatal(t, i.Safe(Orders{ForceFinalizers: true}))
-	j, err := OpenJournal(filepath.Join(t.TempDir(), "uninstall.db"), "uninstall")
+	j, err := OpenJournal(filepath.Join(t.TempDir(), "uninstall.db"), "uninstall", journal.Make)
 	fatal(t, err)
 	defer j.Close()
 	c.patience = time.Second
@@ -439,7 +440,7 @@ spec:
 	fatal(t, s.ours(Ours{}).Safe(Orders{}))
 	fatal(t, c.dynamic.Resource(at("apps/v1", "deployments")).Namespace("kube-system").Delete(t.Context(), "calico-kube-controllers", metav1.DeleteOptions{}))
 
-	j, err := OpenJournal(filepath.Join(t.TempDir(), "uninstall.db"), "uninstall")
+	j, err := OpenJournal(filepath.Join(t.TempDir(), "uninstall.db"), "uninstall", journal.Make)
 	fatal(t, err)
 	defer j.Close()
 	i := s.ours(Ours{CRDs: true})

@@ -10,12 +10,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/tierwall/tierwall/controllers/store/pages"
 )
 
 // What can be wrong.
@@ -23,9 +28,18 @@ var (
 	ErrBusy     = errors.New("another run is at work with this journal")
 	ErrOther    = errors.New("the journal is of another run")
 	ErrNotSaved = errors.New("is not in the journal")
-	ErrDamaged  = errors.New("its copy is damaged")
-	// ErrTruncated says that the file has lost its end.
-	ErrTruncated = errors.New("the file is damaged")
+	// ErrDamaged says that the file is not as it was written, somewhere.
+	ErrDamaged = errors.New("the file is damaged, or is no journal")
+)
+
+// Mode is what a journal is opened for.
+type Mode int
+
+// The modes.
+const (
+	Read   Mode = iota // and nothing else: what is not there is not made
+	Change             // what is there
+	Make               // what is not there, too
 )
 
 // Phase is how far a run is.
@@ -37,7 +51,8 @@ type Work struct {
 	Then Phase
 }
 
-// Journal is a file of one run.
+// Journal is a file of one run. bbolt has no checksum for what it keeps: every record is sealed by a digest of itself and its key, and all are
+// looked at when the file is opened.
 type Journal struct {
 	db *bbolt.DB
 	of string
@@ -45,77 +60,174 @@ type Journal struct {
 
 var (
 	runBucket, savedBucket, notedBucket = []byte("run"), []byte("saved"), []byte("gone")
+	buckets                             = [][]byte{runBucket, savedBucket, notedBucket}
 	ofKey, planKey, phaseKey            = []byte("of"), []byte("plan"), []byte("phase")
 )
 
-// Open the journal in a file, and make it if there is none. of is what its runs do, e.g. cleanup: ErrOther for one that does something else.
-func Open(path, of string) (*Journal, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+// Open the journal in a file. of is what its runs do, e.g. cleanup. Errors: ErrOther for one that does something else, ErrBusy, ErrDamaged, and, but for
+// Make, fs.ErrNotExist.
+func Open(path, of string, mode Mode) (*Journal, error) {
+	j, err := open(path, of, mode)
+	if err != nil {
 		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	if err := whole(path); err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("journal %s: %w", path, ErrBusy)
-	case err != nil:
-		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	j := &Journal{db, of}
-	if was := j.whose(); was != "" && was != of {
-		return nil, errors.Join(fmt.Errorf("journal %s: %w: %s", path, ErrOther, was), db.Close())
 	}
 	return j, nil
 }
 
-// whole tells whether a file that is there is as long as it says: opened to be written it would be read past its end. What else is wrong with it bbolt says.
-func whole(path string) error {
-	file, err := os.Stat(path)
-	if err != nil || file.Size() == 0 {
-		return nil
+func open(path, of string, mode Mode) (*Journal, error) {
+	if err := whole(path); err != nil && !(errors.Is(err, fs.ErrNotExist) && mode == Make) {
+		return nil, err
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	db, _, err := file(path, mode == Read)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		if file.Size() < tx.Size() {
-			return fmt.Errorf("%w: it has %d bytes of %d", ErrTruncated, file.Size(), tx.Size())
+	j := &Journal{db, of}
+	was, err := j.whose()
+	if err == nil && was != "" && was != of {
+		err = fmt.Errorf("%w: %s", ErrOther, was)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return j, nil
+}
+
+// guarded gives what bbolt panics with as an error: it does so over a damaged page, and a fault is one in the memory that is mapped to the file.
+func guarded(do func() error) (err error) {
+	defer func(old bool) {
+		debug.SetPanicOnFault(old)
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w (%v)", ErrDamaged, p)
 		}
-		return nil
+	}(debug.SetPanicOnFault(true))
+	return do()
+}
+
+// file opens a file of bbolt's.
+func file(path string, readOnly bool) (db *bbolt.DB, file *os.File, err error) {
+	err = guarded(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: readOnly, NoFreelistSync: true, OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		}})
+		return err
+	})
+	var ofFile *fs.PathError
+	switch {
+	case err == nil:
+		return db, file, nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		err = ErrBusy
+	case !errors.Is(err, ErrDamaged) && !errors.As(err, &ofFile):
+		err = fmt.Errorf("%w (%v)", ErrDamaged, err)
+	}
+	if file != nil {
+		_ = file.Close() // bbolt does not where it panics; the lock goes with it
+	}
+	return nil, nil, err
+}
+
+// whole tells whether a file that is there is as it was written.
+func whole(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return fmt.Errorf("%w: it is empty; if it never was another, nothing was begun, and it can be removed", ErrDamaged)
+	}
+	db, f, err := file(path, true)
+	if err != nil {
+		return err
+	}
+	err = guarded(func() error {
+		return db.View(func(tx *bbolt.Tx) error {
+			if err := pages.Check(f, tx); errors.Is(err, pages.ErrDamaged) {
+				return fmt.Errorf("%w: %w", ErrDamaged, err)
+			} else if err != nil {
+				return err
+			}
+			have := 0
+			err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+				if have++; !slices.ContainsFunc(buckets, func(of []byte) bool { return bytes.Equal(of, name) }) {
+					return fmt.Errorf("%w: it has a bucket %q", ErrDamaged, name)
+				}
+				return b.ForEach(func(key, record []byte) error {
+					_, err := unsealed(key, record)
+					return err
+				})
+			})
+			if err == nil && have != 0 && have != len(buckets) {
+				err = fmt.Errorf("%w: something is missing", ErrDamaged)
+			}
+			return err
+		})
 	})
 	return errors.Join(err, db.Close())
 }
 
-func (j *Journal) whose() (of string) {
-	_ = j.db.View(func(tx *bbolt.Tx) error {
-		if b := tx.Bucket(runBucket); b != nil {
-			of = string(b.Get(ofKey))
+// sealed is a record of a text under its key.
+func sealed(key, text []byte) []byte {
+	sum := sha256.Sum256(slices.Concat(key, []byte{0}, text))
+	return append(sum[:], text...)
+}
+
+// unsealed is the text of a record: ErrDamaged.
+func unsealed(key, record []byte) ([]byte, error) {
+	text := record[min(len(record), sha256.Size):]
+	if !bytes.Equal(record, sealed(key, text)) {
+		return nil, fmt.Errorf("%w: %q is not what was written", ErrDamaged, key)
+	}
+	return text, nil
+}
+
+func (j *Journal) get(bucket, key []byte) (text []byte, err error) {
+	err = j.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket)
+		if b == nil || b.Get(key) == nil {
+			return ErrNotSaved
 		}
-		return nil
+		text, err = unsealed(key, b.Get(key))
+		text = bytes.Clone(text)
+		return err
 	})
-	return of
+	return text, err
+}
+
+func put(tx *bbolt.Tx, bucket, key, text []byte) error {
+	return tx.Bucket(bucket).Put(key, sealed(key, text))
+}
+
+// whose runs the journal is of: "" before the first.
+func (j *Journal) whose() (string, error) {
+	of, err := j.get(runBucket, ofKey)
+	if errors.Is(err, ErrNotSaved) {
+		return "", nil
+	}
+	return string(of), err
 }
 
 // Close ends the use of the file.
 func (j *Journal) Close() error { return j.db.Close() }
 
 // Run reads the plan, which is as Begin was given it, and the phase: "" when no run was begun.
-func (j *Journal) Run(plan any) (phase Phase, err error) {
-	err = j.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(runBucket)
-		if b == nil {
-			return nil
-		}
-		phase = Phase(b.Get(phaseKey))
-		return json.Unmarshal(b.Get(planKey), plan)
-	})
+func (j *Journal) Run(plan any) (Phase, error) {
+	phase, err := j.get(runBucket, phaseKey)
+	if errors.Is(err, ErrNotSaved) {
+		return "", nil
+	}
+	text, errPlan := j.get(runBucket, planKey)
+	if err = errors.Join(err, errPlan); err == nil {
+		err = json.Unmarshal(text, plan)
+	}
 	if err != nil {
 		return "", fmt.Errorf("reading the journal: %w", err)
 	}
-	return phase, nil
+	return Phase(phase), nil
 }
 
 // Begin a run in its first phase, with copies under their keys. What the journal had of the one before is copied into a file beside it first, whose
@@ -125,14 +237,16 @@ func (j *Journal) Begin(plan any, phase Phase, copies map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	if j.whose() != "" {
+	if was, err := j.whose(); err != nil {
+		return err
+	} else if was != "" {
 		old := j.db.Path() + "." + time.Now().UTC().Format("20060102T150405.000000000Z")
 		if err := j.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(old, 0o600) }); err != nil {
 			return fmt.Errorf("keeping the run before: %w", err)
 		}
 	}
 	return j.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{runBucket, savedBucket, notedBucket} {
+		for _, name := range buckets {
 			if tx.Bucket(name) != nil {
 				if err := tx.DeleteBucket(name); err != nil {
 					return err
@@ -142,8 +256,7 @@ func (j *Journal) Begin(plan any, phase Phase, copies map[string][]byte) error {
 				return err
 			}
 		}
-		b := tx.Bucket(runBucket)
-		return errors.Join(b.Put(ofKey, []byte(j.of)), b.Put(planKey, text), b.Put(phaseKey, []byte(phase)), save(tx, copies))
+		return errors.Join(put(tx, runBucket, ofKey, []byte(j.of)), put(tx, runBucket, planKey, text), put(tx, runBucket, phaseKey, []byte(phase)), save(tx, copies))
 	})
 }
 
@@ -154,7 +267,7 @@ func (j *Journal) Turn(phase Phase, before func(step string) error) error {
 			return err
 		}
 	}
-	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(runBucket).Put(phaseKey, []byte(phase)) })
+	return j.db.Update(func(tx *bbolt.Tx) error { return put(tx, runBucket, phaseKey, []byte(phase)) })
 }
 
 // Go does the work of a phase, and of those that come behind it, until one has none. A run that was killed goes on in the phase that it was in.
@@ -180,10 +293,8 @@ func (j *Journal) Save(copies map[string][]byte) error {
 }
 
 func save(tx *bbolt.Tx, copies map[string][]byte) error {
-	b := tx.Bucket(savedBucket)
 	for key, text := range copies {
-		sum := sha256.Sum256(text)
-		if err := b.Put([]byte(key), append(sum[:], text...)); err != nil {
+		if err := put(tx, savedBucket, []byte(key), text); err != nil {
 			return err
 		}
 	}
@@ -191,28 +302,14 @@ func save(tx *bbolt.Tx, copies map[string][]byte) error {
 }
 
 // Saved is a copy: ErrNotSaved, ErrDamaged.
-func (j *Journal) Saved(key string) (text []byte, err error) {
-	err = j.db.View(func(tx *bbolt.Tx) error {
-		record := tx.Bucket(savedBucket).Get([]byte(key))
-		if record == nil {
-			return ErrNotSaved
-		}
-		sum := sha256.Sum256(record[min(len(record), sha256.Size):])
-		if !bytes.HasPrefix(record, sum[:]) {
-			return ErrDamaged
-		}
-		text = bytes.Clone(record[sha256.Size:])
-		return nil
-	})
-	return text, err
-}
+func (j *Journal) Saved(key string) ([]byte, error) { return j.get(savedBucket, []byte(key)) }
 
 // Has tells whether there is a copy of that key.
 func (j *Journal) Has(key string) bool { return j.in(savedBucket, key) }
 
 // Note that something is done.
 func (j *Journal) Note(key string) error {
-	return j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(notedBucket).Put([]byte(key), []byte{}) })
+	return j.db.Update(func(tx *bbolt.Tx) error { return put(tx, notedBucket, []byte(key), nil) })
 }
 
 // Noted tells whether that was noted.

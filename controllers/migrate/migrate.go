@@ -117,6 +117,9 @@ type Left struct {
 	Lost bool `json:"lost,omitempty"`
 }
 
+// Refusal is what a plan says that is not to lose it.
+func (l *Left) Refusal() string { return l.What + " cannot be carried: " + l.Why }
+
 // Plan is what a run is to do. It does not change while the run goes on.
 type Plan struct {
 	Begun  time.Time `json:"begun,omitzero"`

@@ -107,7 +107,7 @@ spec:
 }
 
 var plurals = map[string]string{
-	"CustomResourceDefinition": "customresourcedefinitions", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
+	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
 	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "NetworkPolicy": "networkpolicies", "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints",
 	"FelixConfiguration": "felixconfigurations", "KubeControllersConfiguration": "kubecontrollersconfigurations", "IPPool": "ippools", "APIServer": "apiservers",
 }
@@ -191,7 +191,7 @@ func (b *bench) planOf(name string, o Options) (*Plan, *Source) {
 	b.t.Helper()
 	src, err := b.Read(b.t.Context(), name)
 	fatal(b.t, err)
-	j, err := OpenJournal(b.path)
+	j, err := OpenJournal(b.path, journal.Make)
 	fatal(b.t, err)
 	p, err := b.Plan(b.t.Context(), src, j, o)
 	fatal(b.t, errors.Join(err, j.Close()))
@@ -226,7 +226,7 @@ func (p *Plan) shown() string {
 // with the journal, once.
 func (b *bench) with(do func(*Journal) error) error {
 	b.t.Helper()
-	j, err := OpenJournal(b.path)
+	j, err := OpenJournal(b.path, journal.Make)
 	fatal(b.t, err)
 	return errors.Join(do(j), j.Close())
 }
@@ -509,6 +509,35 @@ spec: {nets: [198.51.100.0/24]}
 	if got := b.all()["GlobalNetworkSet/bad"]; !strings.Contains(got, "192.0.2.0/24") {
 		t.Errorf("replaced: %s", got)
 	}
+	// who may not write leaves the run as it is
+	b.make(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: reads-all}
+rules: [{apiGroups: ["*"], resources: ["*"], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: reads-all}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reads-all}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: reader}]
+`)
+	reader := rest.CopyConfig(config)
+	reader.Impersonate.UserName = "reader"
+	k, err := store.OpenKube(reader)
+	fatal(t, err)
+	may, err := Open(reader, k)
+	fatal(t, err)
+	fatal(t, b.with(func(j *Journal) error {
+		if err := may.Rollback(t.Context(), j, false, b.say); !errors.Is(err, store.ErrForbidden) {
+			t.Errorf("rolled back by who may not: %v", err)
+		}
+		_, phase, err := j.Run()
+		if phase != Migrated {
+			t.Errorf("the run is %s", phase)
+		}
+		return err
+	}))
 	fatal(t, b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }))
 	if diff := cmp.Diff(before, b.all()); diff != "" {
 		t.Errorf("rolled back:\n%s", diff)
@@ -518,7 +547,7 @@ spec: {nets: [198.51.100.0/24]}
 	fatal(t, b.Store.Delete(t.Context(), set("bad", "192.0.2.0/24")))
 	p, src = b.planOf(Stored, Options{})
 	fatal(t, b.with(func(j *Journal) error { return b.Begin(t.Context(), j, src, p) }))
-	_, err := b.Store.Put(t.Context(), set("bad", "203.0.113.0/24"))
+	_, err = b.Store.Put(t.Context(), set("bad", "203.0.113.0/24"))
 	fatal(t, err)
 	err = b.with(func(j *Journal) error { return b.Continue(t.Context(), j, b.say) })
 	if !errors.Is(err, errChanged) {

@@ -83,9 +83,10 @@ func (p *planner) leave(o *Object, lost bool, why string) {
 	if o.At != "" {
 		what = o.At + ": " + what
 	}
-	p.plan.Left = append(p.plan.Left, Left{what, why, lost})
+	left := Left{what, why, lost}
+	p.plan.Left = append(p.plan.Left, left)
 	if lost && !p.options.Lossy {
-		p.refuse("%s cannot be carried: %s", what, why)
+		p.refuse("%s", left.Refusal())
 	}
 }
 
@@ -399,8 +400,11 @@ func (p *Plan) Counts() map[string]map[Does]int {
 	return out
 }
 
-// Reviewed refuses a plan that does more than another, which somebody has read.
+// Reviewed refuses a plan that does more than another, which somebody has read, or that is of another source or store.
 func (p *Plan) Reviewed(read *Plan) error {
+	if read.Source != p.Source || read.Store != p.Store {
+		return fmt.Errorf("%w: what was read is from %s into %s, and this from %s into %s", ErrRefused, read.Source, read.Store, p.Source, p.Store)
+	}
 	var more []string
 	for _, m := range p.Moves {
 		if m.Does != Unchanged && !slices.ContainsFunc(read.Moves, func(r Move) bool { return r.Ref() == m.Ref() && r.Does == m.Does && r.Digest == m.Digest }) {

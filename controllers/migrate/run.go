@@ -35,9 +35,9 @@ const (
 // Journal is a run's memory: the plan, the source's objects as they were, what is written and what stood there before.
 type Journal struct{ *journal.Journal }
 
-// OpenJournal opens the journal in a file, and makes it if there is none.
-func OpenJournal(path string) (*Journal, error) {
-	j, err := journal.Open(path, "migration")
+// OpenJournal opens the journal in a file, as journal.Open does.
+func OpenJournal(path string, mode journal.Mode) (*Journal, error) {
+	j, err := journal.Open(path, "migration", mode)
 	if err != nil {
 		return nil, err
 	}
@@ -230,12 +230,11 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(
 	if err := s.standing(p); err != nil && !abandon && (phase == Writing || phase == Migrated) {
 		return err
 	}
-	if err := (&run{s, j, p, say}).ours(ctx); phase != Defining && phase != Returning && err != nil {
-		return err
-	}
 	back := RollingBack
 	if phase == Defining || phase == Returning { // no object was written, or none is any more
 		back = Returning
+	} else if err := (&run{s, j, p, say}).taken(ctx, true); err != nil { // who may not turn it round leaves it as it is
+		return err
 	}
 	if err := j.Turn(back, s.step); err != nil {
 		return err
@@ -300,11 +299,8 @@ func (r *run) write(ctx context.Context) error {
 	if err := r.settle(ctx); err != nil {
 		return err
 	}
-	var lines []string
-	trial := !r.writesOnce // an API server is asked on trial first
-	err := r.onceServed(ctx, func() error {
-		_, err := r.Store.Transact(ctx, func(tx store.Writer) error {
-			lines = lines[:0]
+	return r.onceServed(ctx, func() error {
+		return r.transact(ctx, false, func(tx store.Writer, trial bool, say func(string)) error {
 			doing := map[bool]string{true: "trying ", false: "writing "}[trial]
 			for i := range r.plan.Moves {
 				m := &r.plan.Moves[i]
@@ -316,21 +312,53 @@ func (r *run) write(ctx context.Context) error {
 					return err
 				}
 				if line != "" {
-					lines = append(lines, line)
+					say(line)
 				}
 			}
-			trial = false
 			return nil
 		})
-		return err
 	})
-	if err == nil {
+}
+
+// errTried ends a transaction before anything is written.
+var errTried = errors.New("tried")
+
+// transact does something to objects, of which it says a line each. An API server is asked on trial first, and then writes one after another: each is said
+// at once, for some of thousands is done when it stops. tried ends it after the trial.
+func (r *run) transact(ctx context.Context, tried bool, do func(tx store.Writer, trial bool, say func(string)) error) error {
+	trial := !r.writesOnce
+	var lines []string
+	_, err := r.Store.Transact(ctx, func(tx store.Writer) error {
+		lines = nil
+		say := func(line string) { lines = append(lines, line) }
+		if !trial && !r.writesOnce {
+			say = r.say
+		}
+		if err := do(tx, trial, say); err != nil {
+			return err
+		}
+		if tried {
+			return errTried
+		}
+		if trial && len(lines) >= many {
+			r.say(fmt.Sprintf("%d objects were tried; now they are written", len(lines)))
+		}
+		trial = false
+		return nil
+	})
+	switch {
+	case errors.Is(err, errTried):
+		return nil
+	case err == nil && r.writesOnce:
 		for _, l := range lines {
 			r.say(l)
 		}
 	}
 	return err
 }
+
+// many objects are worth a word before they are done.
+const many = 100
 
 // onceServed does something as soon as CRDs that were installed just now are served, and what was in the way is forgotten.
 func (s *Site) onceServed(ctx context.Context, do func() error) (err error) {
@@ -384,14 +412,13 @@ func (r *run) put(tx store.Writer, m *Move, doing, from, to string) (string, err
 }
 
 // takeBack what was written, last first. What somebody has changed since stays.
-func (r *run) takeBack(ctx context.Context) error {
+func (r *run) takeBack(ctx context.Context) error { return r.taken(ctx, false) }
+
+func (r *run) taken(ctx context.Context, tried bool) error {
 	if err := r.ours(ctx); err != nil {
 		return err
 	}
-	var lines []string
-	trial := !r.writesOnce
-	_, err := r.Store.Transact(ctx, func(tx store.Writer) error {
-		lines = lines[:0]
+	return r.transact(ctx, tried, func(tx store.Writer, trial bool, say func(string)) error {
 		doing := map[bool]string{true: "trying to take back ", false: "taking back "}[trial]
 		for i := range slices.Backward(r.plan.Moves) {
 			m := &r.plan.Moves[i]
@@ -402,22 +429,15 @@ func (r *run) takeBack(ctx context.Context) error {
 			switch {
 			case errors.Is(err, store.ErrNoKind): // nor was it written
 			case errors.Is(err, errChanged), errors.Is(err, store.ErrForbidden) && m.Kind == "Tier":
-				lines = append(lines, fmt.Sprintf("stays: %v", err))
+				say(fmt.Sprintf("stays: %v", err))
 			case err != nil:
 				return err
 			case line != "":
-				lines = append(lines, line)
+				say(line)
 			}
 		}
-		trial = false
 		return nil
 	})
-	if err == nil {
-		for _, l := range lines {
-			r.say(l)
-		}
-	}
-	return err
 }
 
 // giveBack the CRDs that were taken over, and then who served before. CRDs that were not there before stay: objects of others may be in them by now.

@@ -25,6 +25,7 @@ import (
 
 	v3 "github.com/tierwall/tierwall/apis/v3"
 	"github.com/tierwall/tierwall/controllers/store/key"
+	"github.com/tierwall/tierwall/controllers/store/pages"
 )
 
 // Bolt is a Store in one bbolt file. No process holds the file open for longer than one transaction, so that the command line
@@ -197,7 +198,9 @@ func (b *Bolt) view(ctx context.Context, f func(*Tx) error) error {
 	}
 	return b.open(true, func(db *bbolt.DB, file *os.File) error {
 		return db.View(func(raw *bbolt.Tx) error {
-			if err := checkPages(file, raw); err != nil {
+			if err := pages.Check(file, raw); errors.Is(err, pages.ErrDamaged) {
+				return fmt.Errorf("datastore %s: %w: %w", b.path, ErrCorrupt, err)
+			} else if err != nil {
 				return fmt.Errorf("datastore %s: %w", b.path, err)
 			}
 			tx, err := begin(raw)

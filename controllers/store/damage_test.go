@@ -84,7 +84,7 @@ var pageDamage = map[string]func(page []byte, id uint64){
 	"a child far away":       func(p []byte, _ uint64) { copy(p[24:], "\xff\xff\xff\xff") },
 	"a key far away":         func(p []byte, _ uint64) { copy(p[16:], "\xff\xff\xff\x7f") },
 	"a long key":             func(p []byte, _ uint64) { copy(p[20:], "\xff\xff\xff\xff") },
-	"a bucket within":        func(p []byte, _ uint64) { p[16] ^= bucketElement },
+	"a bucket within":        func(p []byte, _ uint64) { p[16] ^= 1 },
 }
 
 // Whatever is wrong with the bytes of a file, the store gives all of a transaction or an error that says so: not one object less,

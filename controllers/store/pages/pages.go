@@ -1,8 +1,10 @@
-package store
+// Package pages sees whether a file is what bbolt would have written.
+package pages
 
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -10,10 +12,13 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+// ErrDamaged is of a file that is not.
+var ErrDamaged = errors.New("its pages are not as they were written")
+
 // pages is a file as bbolt lays it out. bbolt trusts what it reads: a damaged page number makes it go round in a circle, fill
-// the memory, or fault on a goroutine of its own, where nobody can catch it. So before it follows a page, check has seen that
+// the memory, or fault on a goroutine of its own, where nobody can catch it. So before it follows a page, Check has seen that
 // the buckets are what bbolt would have written: trees that end, of pages within the file, each in one place, with keys in
-// order. What the values say is Tx.verify's to see.
+// order. What the values say is for who wrote them to see.
 //
 //	file    page 0, page 1, …; the first two each hold the head of a transaction, the later one counts
 //	page    number 8, flags 2, elements 2, pages more that belong to it 4; then the elements, 16 bytes each; then their text
@@ -47,15 +52,15 @@ type element struct {
 	bucket     bool
 }
 
-// checkPages looks at all that can be reached in the file as raw has it.
-func checkPages(file *os.File, raw *bbolt.Tx) error {
+// Check looks at all that can be reached in the file as raw has it.
+func Check(file *os.File, raw *bbolt.Tx) error {
 	p := &pages{size: uint64(raw.DB().Info().PageSize)}
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() < raw.Size() {
-		return fmt.Errorf("%w: it has %d bytes of %d", ErrCorrupt, info.Size(), raw.Size())
+		return fmt.Errorf("%w: it has %d bytes of %d", ErrDamaged, info.Size(), raw.Size())
 	}
 	if p.text, err = syscall.Mmap(int(file.Fd()), 0, int(raw.Size()), syscall.PROT_READ, syscall.MAP_SHARED|syscall.MAP_POPULATE); err != nil {
 		return fmt.Errorf("mapping its %d bytes: %w", raw.Size(), err)
@@ -64,13 +69,13 @@ func checkPages(file *os.File, raw *bbolt.Tx) error {
 	for _, head := range [][]byte{p.text[:p.size], p.text[p.size : 2*p.size]} {
 		if u64(head[headTx:]) == uint64(raw.ID()) {
 			if p.end = u64(head[headEnd:]); p.end > uint64(len(p.text))/p.size {
-				return fmt.Errorf("%w: it says that it ends with page %d", ErrCorrupt, p.end)
+				return fmt.Errorf("%w: it says that it ends with page %d", ErrDamaged, p.end)
 			}
 			p.seen = append([]bool{true, true}, make([]bool, p.end)...) // the heads are in no tree
 			return p.tree(u64(head[headRoot:]), nil, nil, true)
 		}
 	}
-	return fmt.Errorf("%w: no page has the head of transaction %d", ErrCorrupt, raw.ID())
+	return fmt.Errorf("%w: no page has the head of transaction %d", ErrDamaged, raw.ID())
 }
 
 // tree checks a page and what is below it: its keys are from low on, and below high unless that is nil.
@@ -85,16 +90,16 @@ func (p *pages) tree(id uint64, low, high []byte, outermost bool) error {
 // page gives a page with those that belong to it.
 func (p *pages) page(id uint64) ([]byte, error) {
 	if id >= p.end || (id+1)*p.size > uint64(len(p.text)) {
-		return nil, fmt.Errorf("%w: page %d is behind the end", ErrCorrupt, id)
+		return nil, fmt.Errorf("%w: page %d is behind the end", ErrDamaged, id)
 	}
 	page := p.text[id*p.size:]
 	last := id + uint64(binary.NativeEndian.Uint32(page[12:]))
 	if u64(page) != id || last >= p.end || (last+1)*p.size > uint64(len(p.text)) {
-		return nil, fmt.Errorf("%w: page %d says that it is page %d to %d", ErrCorrupt, id, u64(page), last)
+		return nil, fmt.Errorf("%w: page %d says that it is page %d to %d", ErrDamaged, id, u64(page), last)
 	}
 	for n := id; n <= last; n++ {
 		if p.seen[n] {
-			return nil, fmt.Errorf("%w: page %d is in two places", ErrCorrupt, n)
+			return nil, fmt.Errorf("%w: page %d is in two places", ErrDamaged, n)
 		}
 		p.seen[n] = true
 	}
@@ -110,7 +115,7 @@ func (p *pages) elements(page, low, high []byte, outermost bool) error {
 		}
 	}
 	if flags == branchPage && len(all) == 0 {
-		return fmt.Errorf("%w: a branch has no leaf", ErrCorrupt)
+		return fmt.Errorf("%w: a branch has no leaf", ErrDamaged)
 	}
 	for i, e := range all {
 		next := high
@@ -118,14 +123,14 @@ func (p *pages) elements(page, low, high []byte, outermost bool) error {
 			next = all[i+1].key
 		}
 		if bytes.Compare(e.key, low) < 0 || next != nil && bytes.Compare(e.key, next) >= 0 {
-			return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
+			return fmt.Errorf("%w: keys are out of order", ErrDamaged)
 		}
 		var err error
 		switch {
 		case flags == branchPage:
 			err = p.tree(e.child, e.key, next, outermost)
 		case e.bucket != outermost:
-			err = fmt.Errorf("%w: buckets are only in the outermost one, and nothing else is", ErrCorrupt)
+			err = fmt.Errorf("%w: buckets are only in the outermost one, and nothing else is", ErrDamaged)
 		case e.bucket:
 			err = p.bucket(e.value)
 		}
@@ -144,14 +149,14 @@ func (p *pages) bucket(value []byte) error {
 	case len(value) >= bucketHeader+pageHeader && binary.NativeEndian.Uint16(value[bucketHeader+8:]) == leafPage:
 		return p.elements(value[bucketHeader:], nil, nil, false)
 	}
-	return fmt.Errorf("%w: a bucket has no page", ErrCorrupt)
+	return fmt.Errorf("%w: a bucket has no page", ErrDamaged)
 }
 
 // read takes in element i of a page.
 func (e *element) read(page []byte, i int, flags uint16) error {
 	at := uint64(pageHeader + pageElement*i)
 	if at+pageElement > uint64(len(page)) {
-		return fmt.Errorf("%w: a page has more elements than it can", ErrCorrupt)
+		return fmt.Errorf("%w: a page has more elements than it can", ErrDamaged)
 	}
 	word := func(n uint64) uint64 { return uint64(binary.NativeEndian.Uint32(page[at+4*n:])) }
 	var start, keySize, valueSize uint64
@@ -161,10 +166,10 @@ func (e *element) read(page []byte, i int, flags uint16) error {
 	case leafPage:
 		start, keySize, valueSize, e.bucket = at+word(1), word(2), word(3), word(0) == bucketElement
 	default:
-		return fmt.Errorf("%w: a page is neither branch nor leaf", ErrCorrupt)
+		return fmt.Errorf("%w: a page is neither branch nor leaf", ErrDamaged)
 	}
 	if start+keySize+valueSize > uint64(len(page)) {
-		return fmt.Errorf("%w: an element is longer than its page", ErrCorrupt)
+		return fmt.Errorf("%w: an element is longer than its page", ErrDamaged)
 	}
 	e.key, e.value = page[start:start+keySize], page[start+keySize:start+keySize+valueSize]
 	return nil
