@@ -66,7 +66,7 @@ func begin(t *testing.T) *bench {
 	fatal(t, err)
 	b := &bench{Site: s, t: t, path: filepath.Join(t.TempDir(), "journal.db")}
 	for _, r := range []struct{ resource, namespace, name string }{
-		{"apiregistration.k8s.io/v1/apiservices", "", "v3.projectcalico.org"},
+		{"apiregistration.k8s.io/v1/apiservices", "", "v3.projectcalico.org"}, {"v1/services", "calico-apiserver", "calico-api"},
 		{"admissionregistration.k8s.io/v1/validatingwebhookconfigurations", "", "calico-webhooks"},
 		{"apps/v1/daemonsets", "kube-system", "calico-node"}, {"apps/v1/daemonsets", "kube-system", "azure-npm"}, {"apps/v1/deployments", "tigera-operator", "tigera-operator"},
 	} {
@@ -107,7 +107,7 @@ spec:
 }
 
 var plurals = map[string]string{
-	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "DaemonSet": "daemonsets", "Namespace": "namespaces",
+	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "Service": "services", "DaemonSet": "daemonsets", "Namespace": "namespaces",
 	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "NetworkPolicy": "networkpolicies", "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints",
 	"FelixConfiguration": "felixconfigurations", "KubeControllersConfiguration": "kubecontrollersconfigurations", "IPPool": "ippools", "APIServer": "apiservers",
 }
