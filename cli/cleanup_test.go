@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,8 +60,8 @@ func TestCleanup(t *testing.T) {
 	s.does(1, "cleanup plan", "objects:\n  Installation/default (nobody takes away its finalizers tigera.io/operator-cleanup)\n", "2 objects of Calico's")
 	s.does(0, "cleanup apply --journal @j.db", "nothing was removed: --yes removes it")
 	s.does(4, "cleanup apply --yes --journal @j.db", "nothing was removed: finalizers that nobody will take away keep Installation/default", "--force-finalizers takes them away")
-	s.file("empty.json", `{"things": []}`)
-	s.does(4, "cleanup apply --yes --force-finalizers --plan @empty.json --journal @j.db", "empty.json does not have Installation/default, CustomResourceDefinition/installations.operator.tigera.io")
+	s.file("elsewhere.json", `{"server": "https://192.0.2.1", "things": []}`)
+	s.does(4, "cleanup apply --yes --force-finalizers --plan @elsewhere.json --journal @j.db", "elsewhere.json is of the cluster at https://192.0.2.1, not http")
 	s.file("wrong.json", "things")
 	s.does(1, "cleanup apply --yes --plan @wrong.json --journal @j.db", "wrong.json: is no plan that tierctl has written with -o json")
 
@@ -68,6 +70,10 @@ func TestCleanup(t *testing.T) {
 		t.Fatalf("plan -o json: %d", status)
 	}
 	s.file("plan.json", plan.String())
+	var made struct{ Server string }
+	must(t, json.Unmarshal([]byte(plan.String()), &made))
+	s.file("empty.json", fmt.Sprintf(`{"server": %q, "things": []}`, made.Server))
+	s.does(4, "cleanup apply --yes --force-finalizers --plan @empty.json --journal @j.db", "empty.json does not have Installation/default, CustomResourceDefinition/installations.operator.tigera.io")
 	s.does(0, "cleanup apply --yes --force-finalizers --plan @plan.json --journal @j.db", "Installation/default deleted\nCustomResourceDefinition/installations.operator.tigera.io deleted\n")
 	s.does(0, "cleanup plan", "0 objects of Calico's")
 	s.does(0, "cleanup status --journal @j.db", "Removed: 2 of 2 objects removed")
@@ -101,7 +107,15 @@ spec:
 	i.Things = slices.DeleteFunc(i.Things, func(t cleanup.Thing) bool { return t.Running != "" })
 	must(t, cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: true}))
 	must(t, j.Close())
+	s.does(1, "cleanup restore --journal @k.db", "nothing was removed: there is nothing to put back")
 	s.does(4, "cleanup apply --yes --journal @k.db", "nothing was removed: Calico still runs: "+running[0].String())
+
+	// what a run was begun with counts when it goes on, and not what there is now
+	c, err := dynamic.NewForConfig(config)
+	must(t, err)
+	must(t, c.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}).Namespace("kube-system").Delete(t.Context(), "calico-typha", metav1.DeleteOptions{}))
+	s.does(4, "cleanup apply --yes --plan @empty.json --journal @k.db", "empty.json does not have Installation/default")
+	s.does(0, "cleanup apply --yes --plan @plan.json --journal @k.db", "a run goes on that was saving", "Installation/default deleted")
 
 	// who may see nothing is not told that nothing is there
 	text, err := os.ReadFile(s.kubeconfig)

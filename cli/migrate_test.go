@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -37,8 +39,8 @@ func TestMigrate(t *testing.T) {
 
 	s.does(1, "migrate plan --journal @j.db", "from crd.projectcalico.org/v1 into kubernetes:", "Tier: 1 create\n", "GlobalNetworkPolicy/default.web becomes GlobalNetworkPolicy/web\n", "left: IPPool/pods: there is no IPPool here")
 	s.does(0, "migrate apply --journal @j.db", "nothing was changed: --yes does it")
-	s.file("empty.json", `{"source": "crd.projectcalico.org/v1"}`)
-	s.does(4, "migrate apply --yes --plan @empty.json --journal @j.db", "nothing is migrated: what was read does not have, or has otherwise, Tier/security, GlobalNetworkPolicy/web, HostEndpoint/n1")
+	s.file("elsewhere.json", `{"source": "crd.projectcalico.org/v1", "store": "kubernetes:https://192.0.2.1"}`)
+	s.does(4, "migrate apply --yes --plan @elsewhere.json --journal @j.db", "nothing is migrated: what was read is from crd.projectcalico.org/v1 into kubernetes:https://192.0.2.1, and this from crd.projectcalico.org/v1 into kubernetes:")
 	s.file("wrong.json", "[]")
 	s.does(1, "migrate apply --yes --plan @wrong.json --journal @j.db", "wrong.json: is not what tierctl migrate plan -o json writes")
 	var plan strings.Builder
@@ -46,6 +48,10 @@ func TestMigrate(t *testing.T) {
 		t.Fatalf("plan -o json: %d", status)
 	}
 	s.file("plan.json", plan.String())
+	var made struct{ Source, Store string }
+	must(t, json.Unmarshal([]byte(plan.String()), &made))
+	s.file("empty.json", fmt.Sprintf(`{"source": %q, "store": %q}`, made.Source, made.Store))
+	s.does(4, "migrate apply --yes --plan @empty.json --journal @j.db", "nothing is migrated: what was read does not have, or has otherwise, Tier/security, GlobalNetworkPolicy/web, HostEndpoint/n1")
 	s.does(1, "migrate verify --journal @j.db", "crd.projectcalico.org/v1, as it is now: 3 objects", "only before") // nothing is written yet
 	s.does(0, "migrate apply --yes --plan @plan.json --journal @j.db", "Tier/security created\nGlobalNetworkPolicy/web created\nHostEndpoint/n1 created\n")
 	s.does(0, "migrate verify --journal @j.db", "crd.projectcalico.org/v1, as it was at ", "every packet fares as before")
@@ -56,13 +62,15 @@ func TestMigrate(t *testing.T) {
 
 	// the source goes on, and so does somebody here
 	s.create("crd.projectcalico.org/v1", "globalnetworkpolicies", "", stored+"kind: GlobalNetworkPolicy\nmetadata: {name: default.more}\nspec: {selector: app == 'db', types: [Ingress]}\n")
-	s.does(1, "migrate verify --journal @j.db", "GlobalNetworkPolicy/more made since: tierctl migrate apply carries that over", "every packet fares as before")
+	s.does(1, "migrate verify --journal @j.db", "GlobalNetworkPolicy/more made since: tierctl migrate apply carries that over", "by the source as it was then, and by the datastore as it is now:\n", "every packet fares as before")
 	s.does(0, "migrate apply --yes --journal @j.db", "GlobalNetworkPolicy/more created")
 	s.does(0, "delete gnp web", "Successfully deleted")
 	s.does(1, "migrate verify --journal @j.db", "> n1: TCP 80: Deny, was Allow", "was ingress: GlobalNetworkPolicy/web rule 0 allows")
-	s.does(1, "migrate apply --yes --journal @empty.json", "empty.json: invalid database")
+	s.does(1, "migrate apply --yes --journal @empty.json", "empty.json: the file is damaged, or is no journal (invalid database)")
+	s.file("none.db", "")
+	s.does(1, "migrate status --journal @none.db", "none.db: the file is damaged, or is no journal: it is empty")
 	s.create("crd.projectcalico.org/v1", "globalnetworkpolicies", "", stored+"kind: GlobalNetworkPolicy\nmetadata: {name: default.bad}\nspec: {selector: 'app ==', types: [Ingress]}\n")
-	s.does(4, "migrate apply --journal @j.db", "cannot be carried: GlobalNetworkPolicy/default.bad: spec.selector", "nothing is migrated: see above")
+	s.does(4, "migrate apply --journal @j.db", "cannot be carried: GlobalNetworkPolicy/default.bad: spec.selector", "refused: 1 object cannot be carried, as above: --lossy leaves that out\n", "nothing is migrated: see above")
 	s.does(0, "migrate rollback --journal @j.db", "Migrated: 4 objects written from crd.projectcalico.org/v1; nothing was changed: --yes takes them back")
 	s.does(0, "migrate rollback --yes --journal @j.db", "HostEndpoint/n1 deleted\nGlobalNetworkPolicy/more deleted\nTier/security deleted\n")
 	s.does(0, "migrate status -o json --journal @j.db", `"phase":"RolledBack"`)
