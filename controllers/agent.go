@@ -127,7 +127,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			news := a.told(index, &batch) || revision == "" || was
 			revision = batch.revision
 			if !news {
-				if a.report(ctx, plan, failed, idle*a.ReportEvery); failed == nil {
+				wait := idle * a.ReportEvery
+				if a.awaited() {
+					wait = a.ReportEvery
+				}
+				if a.report(ctx, plan, failed, wait); failed == nil {
 					a.Log.Debug("nothing new", "revision", revision)
 				}
 				continue
@@ -190,6 +194,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		again.stop()
 		a.first()
 	}
+}
+
+// awaited tells whether somebody waits for a report: an object's status says that it was first seen with a version that this node has in force, and has not
+// reported.
+func (a *Agent) awaited() bool {
+	if a.reported == nil {
+		return false
+	}
+	for kind, since := range a.progress.since {
+		i := slices.IndexFunc(a.reported.Observed, func(o v1alpha1.ObservedKind) bool { return o.Kind == kind })
+		if i < 0 || newer(since, a.reported.Observed[i].ResourceVersion) {
+			return true
+		}
+	}
+	return false
 }
 
 // idle is how many times longer a report waits that only says that statuses were written: each is told to every node.
@@ -261,6 +280,7 @@ func (a *Agent) take(index *policy.Index, events []store.Event) (news bool) {
 		if was, known := a.editions[e.Ref]; e.Ref.Kind == kindReport || counted && known && was.same(now) {
 			if a.ReportEvery > 0 { // others write statuses too: whoever rolls up may have seen the object first with this version
 				a.progress.note(e)
+				a.progress.asked(e)
 			}
 			continue
 		}

@@ -29,6 +29,7 @@ const kindReport = "NodeReport"
 // force. Of pods and the like nobody asks, and they change all the time.
 type progress struct {
 	told, inForce map[string]string
+	since         map[string]string // the latest version with which whoever rolls up first saw an object of the kind as it is
 }
 
 // note what an object of a kind says of how far its kind has come.
@@ -47,8 +48,26 @@ func (p *progress) note(e store.Event) {
 	}
 }
 
+// asked notes what the status of an object says of when it was first seen.
+func (p *progress) asked(e store.Event) {
+	if e.Type != store.Put {
+		return
+	}
+	conditions, _ := conditionsOf(e.Object)
+	if conditions == nil {
+		return
+	}
+	if o := observedOf(*conditions); o.since != "" && o.digest == editionOfObject(e.Object).digest() && (p.since[e.Ref.Kind] == "" || newer(o.since, p.since[e.Ref.Kind])) {
+		if p.since == nil {
+			p.since = map[string]string{}
+		}
+		p.since[e.Ref.Kind] = o.since
+	}
+}
+
 // anew says that the store is another, in which all that there is was written up to a revision, and has been told.
 func (p *progress) anew(revision string) {
+	p.since = nil
 	for kind := range p.told {
 		p.told[kind] = revision
 	}

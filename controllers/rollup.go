@@ -133,6 +133,8 @@ func (r *Rollup) object(ref v3.Ref, obj client.Object, corrupt error) {
 	conditions, _ := conditionsOf(obj)
 	if o := observedOf(*conditions); o.digest == f.digest {
 		f.since = o.since // whoever writes a status makes another resourceVersion of the same
+	} else if was := r.fares[ref]; was != nil && was.digest == f.digest {
+		f.since = was.since // and so does who writes a finalizer
 	}
 	if h, ok := obj.(*v3.HostEndpoint); ok {
 		f.node = h.Spec.Node

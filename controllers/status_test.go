@@ -315,6 +315,41 @@ func TestWhatIsNews(t *testing.T) {
 	}
 }
 
+// A status is no news; but one that says that its object was first seen with a version that the node has not reported waits for a report. And whoever rolls up
+// goes by the first version of an object that he has seen, whatever else is written of it.
+func TestReportIsAwaited(t *testing.T) {
+	a := Agent{Log: slog.New(slog.DiscardHandler), refused: map[v3.Ref]string{}, editions: map[v3.Ref]edition{}, ReportEvery: time.Second, reported: &reported("n1", "1", "").Status}
+	index := policy.NewIndex("n1", policy.Options{})
+	seen := func(version, since, digest string) bool {
+		p := global("p", version, func(p *v3.GlobalNetworkPolicy) {
+			if since != "" {
+				p.Status.Conditions = []metav1.Condition{{Type: v3.ConditionObserved, Message: observed{since, digest}.String()}}
+			}
+		})
+		a.take(index, []store.Event{{Type: store.Put, Ref: v3.RefOf(p), Object: p}})
+		return a.awaited()
+	}
+	digest := editionOfObject(global("p", "")).digest()
+	if seen("1", "", "") || seen("2", "1", digest) || seen("3", "3", "another's") {
+		t.Error("a report is awaited that nobody waits for")
+	}
+	if !seen("4", "3", digest) {
+		t.Error("no report is awaited")
+	}
+	if a.reported = &reported("n1", "3", "").Status; a.awaited() {
+		t.Error("what was awaited is reported, and awaited still")
+	}
+
+	r := Rollup{fares: map[v3.Ref]*fare{}}
+	for _, version := range []string{"5", "6"} {
+		p := global("p", version)
+		r.object(v3.RefOf(p), p, nil)
+		if f := r.fares[v3.RefOf(p)]; f.since != "5" {
+			t.Errorf("with version %s it was first seen with %s", version, f.since)
+		}
+	}
+}
+
 // What could not be reported is tried again, until it can be.
 func TestReportIsTriedAgain(t *testing.T) {
 	s := store.OpenBolt(filepath.Join(t.TempDir(), "store.db"))

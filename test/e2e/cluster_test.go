@@ -140,7 +140,7 @@ spec:
   selector: app == 'server' && projectcalico.org/namespace == 'held'
   ingress: [{action: Allow, source: {selector: role == 'friend'}}]
 `)
-	s.kubectl("wait", "--for=condition=Programmed", "gnp/held", "--timeout=30s")
+	s.programmed("gnp/held")
 	flows := []flow{opens("held/friend", to...), shuts("held/stranger", to...)}
 	s.now("programmed", flows...)
 	ctx, stop := context.WithCancel(t.Context())
@@ -203,7 +203,7 @@ spec: {selector: none == 'x', ingress: [{action: Allow}]}
 		return strings.Contains(s.kubectl("get", "gnp", "everywhere", "-o", "jsonpath={.status.conditions[?(@.type=='Programmed')].message}"), "on 2 of 3 nodes; not yet on bare")
 	})
 	s.kubectl("delete", "node", "bare")
-	s.kubectl("wait", "--for=condition=Programmed", "gnp/everywhere", "--timeout=30s")
+	s.programmed("gnp/everywhere")
 }
 
 // ClusterNetworkPolicy's CRD is another project's and comes later; its policies are in force from then on, before every NetworkPolicy.
@@ -230,5 +230,5 @@ spec:
   - {name: clients, action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}
 `)
 	s.expect("in force", shuts("cnp/client", to...))
-	s.kubectl("wait", "--for=condition=Programmed", "clusternetworkpolicies.policy.networking.k8s.io/no-clients", "--timeout=30s")
+	s.programmed("clusternetworkpolicies.policy.networking.k8s.io/no-clients")
 }

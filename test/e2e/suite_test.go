@@ -190,10 +190,7 @@ func (t *test) command(cmd *exec.Cmd, input string) string {
 	out, err := said(cmd)
 	if err != nil {
 		t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		t.Fatal(t.tell(ctx, []string{"get", "gnp,tier,hep,nodereports.tierwall.io", "-o", "yaml"}, []string{"-n", "tierwall-system", "get", "pods,leases", "-o", "wide"},
-			[]string{"-n", "tierwall-system", "logs", "--tail=40", "--prefix", "-l", "app.kubernetes.io/name=tierwall"}))
+		t.Fatal(t.standing())
 	}
 	return out
 }
@@ -344,6 +341,25 @@ func (t *test) all(flows []flow, do func(f flow, to string) (wrong string)) {
 	if t.Failed() {
 		t.FailNow()
 	}
+}
+
+// programmed waits until a policy is in force on all nodes. What took strangely long is told, for what it waited for is gone afterwards.
+func (t *test) programmed(name string) {
+	t.Helper()
+	begun := time.Now()
+	cmd := t.Kubectl(t.Context(), "wait", "--for=condition=Programmed", name, "--timeout=20s")
+	if out, err := said(cmd); err != nil {
+		t.Logf("%s is not in force after %v: %s\n%v", name, time.Since(begun).Round(time.Second), out, t.standing())
+		t.kubectl("wait", "--for=condition=Programmed", name, "--timeout=90s")
+	}
+}
+
+// standing is how the objects and the nodes stand.
+func (t *test) standing() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return t.tell(ctx, []string{"get", "gnp,tier,hep,nodereports.tierwall.io", "-o", "yaml"}, []string{"-n", "tierwall-system", "get", "pods,leases", "-o", "wide"},
+		[]string{"-n", "tierwall-system", "logs", "--tail=40", "--prefix", "-l", "app.kubernetes.io/name=tierwall"})
 }
 
 // opens and shuts are flows to port 80 by TCP.
