@@ -174,7 +174,7 @@ kind: GlobalNetworkPolicy
 metadata: {name: broken}
 spec: {selector: "app ==", ingress: [{action: Allow}]}
 `)
-	s.kubectl("wait", "--for=condition=Accepted=false", "gnp/broken", "--timeout=30s")
+	s.kubectl("wait", "--for=condition=Accepted=false", "gnp/broken", "--timeout=90s")
 	s.eventually("an Event", func() bool { return strings.Contains(s.kubectl("describe", "gnp", "broken"), "AcceptedInvalid") })
 	described := s.kubectl("describe", "gnp", "broken")
 	for _, want := range []string{"spec.selector", "Warning", "Programmed"} {

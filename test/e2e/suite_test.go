@@ -369,7 +369,7 @@ func shuts(from string, to ...string) flow { return flow{from, "tcp", to, "80", 
 // eventually something is so.
 func (t *test) eventually(what string, ok func() bool) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*patience, true, func(context.Context) (bool, error) { return ok(), nil })
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 6*patience, true, func(context.Context) (bool, error) { return ok(), nil })
 	if err != nil {
 		t.Fatalf("never: %s", what)
 	}
