@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -27,7 +28,7 @@ func cleanupCommand() *cli.Command {
 		Description: "What is Calico's is told by API groups and by the names that its manifests and its operator give. CRDs that Tierwall uses stay, with their objects.",
 		Subcommands: []*cli.Command{
 			{Name: "plan", Usage: "say what there is, what runs, what keeps it, and in which order it would go", UsageText: "tierctl cleanup plan [-o json]",
-				Description: "Exit status: 0 nothing of Calico's is left; 1 something is; 4 it still runs, so that nothing can be removed.",
+				Description: "Exit status: 0 nothing of Calico's is left; 1 something is; 4 it still runs, or not all could be looked at, so that nothing can be removed.",
 				Flags:       []cli.Flag{named, outputFlag("json"), datastoreFlag()}, Action: planCleanup},
 			{Name: "apply", Usage: "remove it", UsageText: "tierctl cleanup apply --yes [--plan FILE] [--force-finalizers]",
 				Description: "Everything is copied into the journal first. A run that was interrupted goes on. Nothing is removed while Calico runs: exit status 4.",
@@ -60,8 +61,15 @@ func foundCleanup(c *cli.Context) (*cleanup.Cluster, *cleanup.Inventory, *rest.C
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	i, err := cluster.Find(c.Context, cleanup.Options{Named: c.StringSlice("named")})
-	return cluster, i, config, err
+	o := cleanup.Options{Named: c.StringSlice("named")}
+	i, err := cluster.Find(c.Context, o)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, name := range i.Nothing(o) {
+		fmt.Fprintf(c.App.ErrWriter, "warning: --named %s: there is no such thing of Calico's\n", name)
+	}
+	return cluster, i, config, nil
 }
 
 func planCleanup(c *cli.Context) error {
@@ -86,7 +94,7 @@ func planCleanup(c *cli.Context) error {
 	case len(i.Running()) > 0:
 		return statusError{fmt.Errorf("%w: remove it as it was installed, e.g. az aks update --network-policy none", cleanup.ErrRunning), exitRefused}
 	case len(i.Unknown) > 0:
-		return fmt.Errorf("%w", cleanup.ErrUnknown)
+		return statusError{cleanup.ErrUnknown, exitRefused}
 	case len(i.Left()) > 0:
 		return statusError{errors.New(""), exitError}
 	}
@@ -118,16 +126,15 @@ func printInventory(c *cli.Context, i *cleanup.Inventory) {
 	for _, u := range i.Unknown {
 		fmt.Fprintf(w, "could not be looked at: %s\n", u)
 	}
-	policies := 0
-	for _, t := range i.Left() {
-		if t.Stage == cleanup.Objects && strings.HasSuffix(t.Kind, "Policy") {
-			policies++
-		}
-	}
-	if policies > 0 {
+	printPolicies(w, i)
+	fmt.Fprintf(w, "%d objects of Calico's, %d stay\n", len(i.Left()), len(i.Things)-len(i.Left()))
+}
+
+// printPolicies that go, and are nowhere else perhaps.
+func printPolicies(w io.Writer, i *cleanup.Inventory) {
+	if policies := i.Policies(); policies > 0 {
 		fmt.Fprintf(w, "policies among them, which are in the journal alone afterwards, unless tierctl migrate has brought them over: %d\n", policies)
 	}
-	fmt.Fprintf(w, "%d objects of Calico's, %d stay\n", len(i.Left()), len(i.Things)-len(i.Left()))
 }
 
 // remarks are what else there is to say of a thing.
@@ -163,24 +170,17 @@ func applyCleanup(c *cli.Context) error {
 		return nil
 	}
 	return withJournal(c, config, "cleanup", journal.Make, func(j *cleanup.Journal) error {
-		p, phase, err := j.Run()
+		going, on, err := toGo(c, j, i)
 		switch {
 		case err != nil:
 			return err
-		case (phase == cleanup.Saving || phase == cleanup.Removing) && len(i.Running()) > 0: // it came back meanwhile
+		case on && len(i.Running()) > 0: // it came back meanwhile
 			return refusedCleanup(fmt.Errorf("%w: %s", cleanup.ErrRunning, &i.Running()[0]))
-		case phase == cleanup.Saving || phase == cleanup.Removing:
-			if err := asReviewed(c, p.Server, p.Things); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
-		case len(i.Left()) == 0 && len(i.Unknown) == 0:
+		case on:
+		case len(going) == 0 && len(i.Unknown) == 0:
 			fmt.Fprintln(c.App.Writer, "nothing of Calico's is left")
 			return nil
 		default:
-			if err := asReviewed(c, i.Server, i.Left()); err != nil {
-				return err
-			}
 			err := cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: c.Bool("force-finalizers")})
 			if errors.Is(err, cleanup.ErrOrphaned) {
 				err = fmt.Errorf("%w: --force-finalizers takes them away", err)
@@ -188,9 +188,29 @@ func applyCleanup(c *cli.Context) error {
 			if err != nil {
 				return refusedCleanup(err)
 			}
+			printPolicies(c.App.ErrWriter, i)
 		}
 		return cleaned("cleanup", cluster.Continue(c.Context, j, func(text string) { fmt.Fprintln(c.App.Writer, text) }))
 	})
+}
+
+// toGo is what is to be removed, as it was reviewed: what there is, or, where a run goes on, what that was begun with.
+func toGo(c *cli.Context, j *cleanup.Journal, i *cleanup.Inventory) (going []cleanup.Thing, on bool, err error) {
+	p, phase, err := j.Run()
+	if err != nil {
+		return nil, false, err
+	}
+	server, going := i.Server, i.Left()
+	if on = phase == cleanup.Saving || phase == cleanup.Removing; on {
+		server, going = p.Server, p.Things
+	}
+	if err := asReviewed(c, server, going); err != nil {
+		return nil, false, err
+	}
+	if on {
+		fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
+	}
+	return going, on, nil
 }
 
 // asReviewed refuses to remove what a plan that somebody has read does not have, or from another cluster.
@@ -249,7 +269,7 @@ func withJournal(c *cli.Context, config *rest.Config, of string, mode journal.Mo
 		return err
 	}
 	j, err := cleanup.OpenJournal(path, of, mode)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && mode != journal.Make {
 		return fmt.Errorf("there is no journal %s: nothing was begun", path)
 	}
 	if err != nil {
@@ -273,7 +293,7 @@ func runStatus(of string) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		return withJournal(c, config, of, journal.Read, func(j *cleanup.Journal) error {
+		return atWork(c, format, path, withJournal(c, config, of, journal.Read, func(j *cleanup.Journal) error {
 			p, phase, err := j.Run()
 			if err != nil {
 				return err
@@ -296,8 +316,21 @@ func runStatus(of string) cli.ActionFunc {
 				return statusError{errors.New(""), exitError}
 			}
 			return err
-		})
+		}))
 	}
+}
+
+// atWork says of a journal that cannot be read because a run has it that there is one, which is not at its end.
+func atWork(c *cli.Context, format, path string, err error) error {
+	if !errors.Is(err, journal.ErrBusy) {
+		return err
+	}
+	if format == "json" {
+		err = json.NewEncoder(c.App.Writer).Encode(map[string]any{"phase": "AtWork", "journal": path})
+	} else {
+		_, err = fmt.Fprintf(c.App.Writer, "at work: another run has the journal at this moment\njournal: %s\n", path)
+	}
+	return errors.Join(err, statusError{errors.New(""), exitError})
 }
 
 // restoreRun turns the run of a command round.

@@ -91,7 +91,7 @@ spec:
   selector: {matchLabels: {k8s-app: calico-typha}}
   template: {metadata: {labels: {k8s-app: calico-typha}}, spec: {containers: [{name: c, image: example/typha}]}}
 `)
-	s.does(4, "cleanup plan", "still running:\n  Deployment/kube-system/calico-typha (0 of 1 ready)\n", "Calico still runs")
+	s.does(4, "cleanup plan --named ClusterRole/none", "warning: --named ClusterRole/none: there is no such thing of Calico's\n", "still running:\n  Deployment/kube-system/calico-typha (0 of 1 ready)\n", "Calico still runs")
 	s.does(4, "cleanup apply --yes --force-finalizers --journal @j.db", "nothing was removed: Calico still runs: Deployment/kube-system/calico-typha")
 
 	// it came back while a run was interrupted
@@ -106,6 +106,8 @@ spec:
 	running := i.Running()
 	i.Things = slices.DeleteFunc(i.Things, func(t cleanup.Thing) bool { return t.Running != "" })
 	must(t, cluster.Begin(j, i, cleanup.Orders{ForceFinalizers: true}))
+	s.does(1, "cleanup status --journal @k.db", "at work: another run has the journal at this moment\n")
+	s.does(1, "cleanup status -o json --journal @k.db", `"phase":"AtWork"`)
 	must(t, j.Close())
 	s.does(1, "cleanup restore --journal @k.db", "nothing was removed: there is nothing to put back")
 	s.does(4, "cleanup apply --yes --journal @k.db", "nothing was removed: Calico still runs: "+running[0].String())
@@ -122,4 +124,5 @@ spec:
 	must(t, err)
 	s.kubeconfig = s.file("nobody", strings.Replace(string(text), "{cluster: a}", "{cluster: a, user: nobody}", 1)+"users: [{name: nobody, user: {as: nobody}}]\n")
 	s.does(4, "cleanup apply --yes --journal @n.db", "nothing was removed: not all could be looked at")
+	s.does(4, "cleanup plan", "tierctl: not all could be looked at")
 }

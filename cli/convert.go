@@ -201,7 +201,12 @@ func (v *conversion) stored(i int) {
 		d.Errors = append(d.Errors, store.DocError{Message: err.Error(), Line: d.Line, Column: d.Column})
 		return
 	}
-	v.lose(d, convert.ToStored(u.Object))
+	lost := convert.ToStored(u.Object)
+	v.lose(d, lost)
+	if u.GetAPIVersion() != convert.StoredVersion { // Calico keeps no such object
+		v.plain[i], v.typed[i] = nil, nil
+		return
+	}
 	for n, other := range v.plain[:i] {
 		if other != nil && other.GroupVersionKind() == u.GroupVersionKind() && other.GetNamespace() == u.GetNamespace() && other.GetName() == u.GetName() {
 			line, column := d.Place("metadata.name")

@@ -25,7 +25,7 @@ import (
 )
 
 func migrateCommand() *cli.Command {
-	from := &cli.StringFlag{Name: "from", Usage: "`SOURCE`: " + strings.Join(migrate.Sources(), ", ") + ", or an export's file; by default what the cluster has"}
+	from := &cli.StringFlag{Name: "from", Usage: "`SOURCE`: " + strings.Join(migrate.Sources(), ", ") + ", or an export's file, - for standard input; by default what the cluster has"}
 	lossy := &cli.BoolFlag{Name: "lossy", Usage: "leave out what cannot be carried"}
 	replace := &cli.BoolFlag{Name: "replace", Usage: "write over objects of the datastore that say something else; rollback puts them back"}
 	prune := &cli.BoolFlag{Name: "prune", Usage: "delete what an earlier run has written and the source has no more"}
@@ -51,7 +51,7 @@ func migrateCommand() *cli.Command {
 				Flags: []cli.Flag{from, run, endpointToHostFlag(), outputFlag("json"), datastoreFlag()}, Action: verifyMigration},
 			{Name: "rollback", Usage: "put back what the datastore had before", UsageText: "tierctl migrate rollback --yes",
 				Description: "What somebody has changed since stays, and is said. CRDs that were taken over are given back; those that were installed stay.",
-				Flags:       []cli.Flag{yes, &cli.BoolFlag{Name: "abandon", Usage: "also where the source has gone, so that its policies are nowhere then"}, run, datastoreFlag()}, Action: rollBackMigration},
+				Flags:       []cli.Flag{yes, &cli.BoolFlag{Name: "abandon", Usage: "also where the source or Calico's agents have gone, so that nobody enforces its policies then"}, run, datastoreFlag()}, Action: rollBackMigration},
 			{Name: "status", Usage: "say how far the journal's run is", UsageText: "tierctl migrate status [-o json]",
 				Description: "Exit status 1: a run is not at its end.", Flags: []cli.Flag{run, outputFlag("json"), datastoreFlag()}, Action: migrationStatus},
 		},
@@ -88,20 +88,26 @@ func sourceOf(c *cli.Context, site *migrate.Site) (*migrate.Source, error) {
 		}
 		return site.Read(c.Context, from)
 	}
-	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(from); from != "-" && errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("--from %q is none of %s, and there is no such file", from, strings.Join(migrate.Sources(), ", "))
 	}
 	text, err := readExport(c, from)
 	if err != nil {
 		return nil, err
 	}
-	name, err := filepath.Abs(from) // ./x and x are one
-	if err != nil {
-		return nil, err
+	name := from
+	if from != "-" {
+		if name, err = filepath.Abs(from); err != nil { // ./x and x are one
+			return nil, err
+		}
 	}
 	src := &migrate.Source{Name: name}
 	every := func(string, string) bool { return true }
-	for _, d := range store.Read([]string{"-"}, store.ReadOptions{Stdin: bytes.NewReader(text), Raw: every}) {
+	docs := store.Read([]string{"-"}, store.ReadOptions{Stdin: bytes.NewReader(text), Raw: every})
+	if len(docs) == 0 {
+		return nil, fmt.Errorf("%s: there are no objects in it", from)
+	}
+	for _, d := range docs {
 		d.File = from
 		if len(d.Errors) > 0 {
 			printErrors(c, d)
@@ -214,7 +220,6 @@ func printLeft(w io.Writer, left []migrate.Left) {
 		many[l.Why]++
 	}
 	for _, l := range left {
-		kind, _, _ := strings.Cut(l.What, "/")
 		switch {
 		case l.Lost:
 			fmt.Fprintf(w, "cannot be carried: %s: %s\n", l.What, l.Why)
@@ -222,7 +227,7 @@ func printLeft(w io.Writer, left []migrate.Left) {
 			fmt.Fprintf(w, "left: %d such as %s: %s\n", many[l.Why], l.What, l.Why)
 			many[l.Why] = 0
 		case many[l.Why] == 1:
-			fmt.Fprintf(w, "left: %s: %s\n", l.What, strings.TrimPrefix(l.Why, kind+": "))
+			fmt.Fprintf(w, "left: %s: %s\n", l.What, l.Why)
 		}
 	}
 }
@@ -321,7 +326,7 @@ func withMigration(c *cli.Context, datastore string, mode journal.Mode, do func(
 		return err
 	}
 	j, err := migrate.OpenJournal(path, mode)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && mode != journal.Make {
 		return do(nil)
 	}
 	if err != nil {
@@ -356,6 +361,9 @@ func rollBackMigration(c *cli.Context) error {
 					ours++
 				}
 			}
+			if err := site.Standing(c.Context, j); err != nil && !c.Bool("abandon") {
+				return err
+			}
 			fmt.Fprintf(c.App.Writer, "%s: %d objects written from %s; nothing was changed: --yes takes them back\n", phase, ours, p.Source)
 			return nil
 		}
@@ -378,7 +386,7 @@ func migrationStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return refusedMigration(withMigration(c, datastore, journal.Read, func(j *migrate.Journal) error {
+	return refusedMigration(atWork(c, format, path, withMigration(c, datastore, journal.Read, func(j *migrate.Journal) error {
 		if j == nil {
 			return fmt.Errorf("there is no journal %s: nothing was begun", path)
 		}
@@ -398,7 +406,7 @@ func migrationStatus(c *cli.Context) error {
 			return statusError{errors.New(""), exitError}
 		}
 		return err
-	}))
+	})))
 }
 
 // verification is what verify -o json prints.

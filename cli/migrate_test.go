@@ -27,6 +27,10 @@ func TestMigrate(t *testing.T) {
 	s.does(0, "migrate plan --journal @j.db", "no policies of Calico's are here; NetworkPolicies of Kubernetes are enforced as they are")
 	s.does(2, "migrate plan --from nowhere --journal @j.db", `--from "nowhere" is none of crd.projectcalico.org/v1, projectcalico.org/v3, networking.k8s.io/v1, and there is no such file`)
 	s.does(1, "migrate status --journal @j.db", "nothing was begun")
+	s.file("nothing.yaml", "# nothing\n")
+	s.does(1, "migrate apply --yes --from @nothing.yaml --journal @j.db", "nothing.yaml: there are no objects in it")
+	s.does(1, "migrate apply --yes --from - --journal @j.db", "-: there are no objects in it")
+	s.does(1, "migrate apply --yes --journal /proc/none/j.db", "journal /proc/none/j.db: mkdir /proc/none")
 	s.does(1, "migrate rollback --yes --journal @j.db", "nothing was migrated")
 	for _, d := range [][3]string{{"tiers", "Tier", "Cluster"}, {"globalnetworkpolicies", "GlobalNetworkPolicy", "Cluster"}, {"hostendpoints", "HostEndpoint", "Cluster"}, {"ippools", "IPPool", "Cluster"}} {
 		s.create("apiextensions.k8s.io/v1", "customresourcedefinitions", "", storedDefinition(d[0], d[1], d[2]))
@@ -71,7 +75,9 @@ func TestMigrate(t *testing.T) {
 	s.does(1, "migrate status --journal @none.db", "none.db: the file is damaged, or is no journal: it is empty")
 	s.create("crd.projectcalico.org/v1", "globalnetworkpolicies", "", stored+"kind: GlobalNetworkPolicy\nmetadata: {name: default.bad}\nspec: {selector: 'app ==', types: [Ingress]}\n")
 	s.does(4, "migrate apply --journal @j.db", "cannot be carried: GlobalNetworkPolicy/default.bad: spec.selector", "refused: 1 object cannot be carried, as above: --lossy leaves that out\n", "nothing is migrated: see above")
-	s.does(0, "migrate rollback --journal @j.db", "Migrated: 4 objects written from crd.projectcalico.org/v1; nothing was changed: --yes takes them back")
-	s.does(0, "migrate rollback --yes --journal @j.db", "HostEndpoint/n1 deleted\nGlobalNetworkPolicy/more deleted\nTier/security deleted\n")
+	s.does(4, "migrate rollback --journal @j.db", "nothing is migrated back: no agent of Calico's runs, so that nobody would enforce its policies; --abandon takes them away all the same")
+	s.does(4, "migrate rollback --yes --journal @j.db", "no agent of Calico's runs")
+	s.does(0, "migrate rollback --abandon --journal @j.db", "Migrated: 4 objects written from crd.projectcalico.org/v1; nothing was changed: --yes takes them back")
+	s.does(0, "migrate rollback --yes --abandon --journal @j.db", "HostEndpoint/n1 deleted\nGlobalNetworkPolicy/more deleted\nTier/security deleted\n")
 	s.does(0, "migrate status -o json --journal @j.db", `"phase":"RolledBack"`)
 }

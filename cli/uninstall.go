@@ -67,22 +67,15 @@ func uninstall(c *cli.Context) error {
 		return planUninstall(c, format, i)
 	}
 	return withJournal(c, config, "uninstall", journal.Make, func(j *cleanup.Journal) error {
-		p, phase, err := j.Run()
+		going, on, err := toGo(c, j, i)
 		switch {
 		case err != nil:
 			return err
-		case phase == cleanup.Saving || phase == cleanup.Removing:
-			if err := asReviewed(c, p.Server, p.Things); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.App.ErrWriter, "a run goes on that was %s\n", strings.ToLower(string(phase)))
-		case len(i.Left()) == 0 && i.Safe(ourOrders) == nil:
+		case on:
+		case len(going) == 0 && i.Safe(ourOrders) == nil:
 			fmt.Fprintln(c.App.Writer, "nothing of Tierwall's is left")
 			return nil
 		default:
-			if err := asReviewed(c, i.Server, i.Left()); err != nil {
-				return err
-			}
 			if err := cluster.Begin(j, i, ourOrders); err != nil {
 				return refusedCleanup(err)
 			}

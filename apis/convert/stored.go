@@ -87,6 +87,9 @@ func (l *losses) storedMeta(m map[string]any) map[string]any {
 		l.add("metadata.annotations["+storedMeta+"]", "is not what Calico writes: %v", err)
 		return map[string]any{}
 	}
+	if said == nil { // null
+		return map[string]any{}
+	}
 	return said
 }
 

@@ -97,6 +97,7 @@ func TestFromStored(t *testing.T) {
 		"the annotation's name":      {"GlobalNetworkPolicy", meta("default.web", `{"name":"web"}`), nil, map[string]any{"name": "web"}},
 		"which has the prefix":       {"GlobalNetworkPolicy", meta("default.web", `{"name":"default.web"}`), nil, map[string]any{"name": "default.web"}},
 		"an annotation without name": {"GlobalNetworkPolicy", meta("default.web", `{"creationTimestamp":null}`), nil, map[string]any{"name": "web"}},
+		"an annotation that is null": {"GlobalNetworkPolicy", meta("default.web", `null`), nil, map[string]any{"name": "web"}},
 		"labels of both": {"HostEndpoint", map[string]any{"name": "h", "labels": map[string]any{"a": "1", "b": "1"},
 			"annotations": map[string]any{"c": "1", "projectcalico.org/metadata": `{"labels":{"b":"2"},"annotations":{"d":"2"}}`}}, nil,
 			map[string]any{"name": "h", "labels": map[string]any{"a": "1", "b": "2"}, "annotations": map[string]any{"c": "1", "d": "2"}}},

@@ -117,6 +117,23 @@ type Inventory struct {
 	Unknown []string `json:"unknown,omitempty"`
 }
 
+// Nothing are names of the options that name nothing.
+func (i *Inventory) Nothing(o Options) []string {
+	return slices.DeleteFunc(slices.Clone(o.Named), func(name string) bool {
+		return slices.ContainsFunc(i.Things, func(t Thing) bool { return t.String() == name })
+	})
+}
+
+// Policies are how many policies are to go.
+func (i *Inventory) Policies() (n int) {
+	for _, t := range i.Left() {
+		if t.Stage == Objects && strings.HasSuffix(t.Kind, "Policy") {
+			n++
+		}
+	}
+	return n
+}
+
 // Running are the workloads that run: while there are any, definitions and objects stay.
 func (i *Inventory) Running() (out []Thing) {
 	for _, t := range i.Things {
@@ -182,6 +199,9 @@ func Open(config *rest.Config) (*Cluster, error) {
 func (c *Cluster) Find(ctx context.Context, o Options) (*Inventory, error) {
 	s := c.search()
 	s.options = o
+	if err := s.plug(ctx); err != nil {
+		return nil, err
+	}
 	for _, p := range places {
 		if err := s.look(ctx, p); err != nil {
 			return nil, err
@@ -225,6 +245,22 @@ func (c *Cluster) InTheWay(ctx context.Context) ([]Thing, error) {
 	return slices.DeleteFunc(s.found.Things, func(t Thing) bool { return t.Kept != "" || t.Stage == Admission && len(t.Trouble) == 0 }), nil
 }
 
+// Agents are what of Calico's runs on nodes and enforces. What could not be asked is an error.
+func (c *Cluster) Agents(ctx context.Context) ([]Thing, error) {
+	s := c.search()
+	for _, p := range places {
+		if p.kind == "DaemonSet" || p.kind == "Pod" {
+			if err := s.look(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(s.found.Unknown) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, strings.Join(s.found.Unknown, "; "))
+	}
+	return s.found.Running(), nil
+}
+
 // rank puts within a stage what others wait for behind them: a tier goes when its policies have gone, an installation when all that hangs on
 // it has; staged policies go before those in force (contract §7.4).
 func rank(kind string) int {
@@ -251,10 +287,11 @@ type search struct {
 	seen        map[schema.GroupResource]bool // in a version that is served
 	homes       map[string]bool               // namespaces in which Tierwall is
 	releases    map[release]bool
+	plugin      string // a pod whose network is from Calico's CNI plugin, if there is one
 }
 
 func (c *Cluster) search() *search {
-	return &search{Cluster: c, found: &Inventory{Server: c.host}, seen: map[schema.GroupResource]bool{}, homes: map[string]bool{ourSpace: true}, releases: map[release]bool{}}
+	return &search{Cluster: c, found: &Inventory{Server: c.host, Things: []Thing{}}, seen: map[schema.GroupResource]bool{}, homes: map[string]bool{ourSpace: true}, releases: map[release]bool{}}
 }
 
 // place is a kind of object among which there may be some.

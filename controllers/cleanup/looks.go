@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -22,13 +23,42 @@ var shared = []string{"clusternetworkpolicies.policy.networking.k8s.io"}
 // sure keeps what only has a name like Calico's: people give such names too.
 func sure(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
 	owned := slices.ContainsFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool {
-		gv, err := schema.ParseGroupVersion(o.APIVersion)
-		return err == nil && ofGroup(gv.Group) != ""
+		return Calicos(o.APIVersion)
 	})
 	if !owned && !slices.Contains(accounts, t.Name) && !slices.Contains(namespaces, t.Namespace) && !s.options.names(t) {
 		t.Kept = "its name is like Calico's, and it may be yours: it goes only when it is named"
 	}
+	if slices.Contains(pluginAccounts, t.Name) {
+		s.plugged(t)
+	}
 	return nil
+}
+
+// plugged keeps what Calico's CNI plugin needs while there are pods whose network is its.
+func (s *search) plugged(t *Thing) {
+	if s.plugin != "" && t.Kept == "" && !s.options.names(t) {
+		t.Kept = fmt.Sprintf("Calico's CNI plugin needs it, whose network pod %s has: it goes when such pods have gone, or when it is named", s.plugin)
+	}
+}
+
+// plug looks for a pod whose network is from Calico's CNI plugin, which tells that it is by an annotation.
+func (s *search) plug(ctx context.Context) error {
+	pods := at("v1", "pods")
+	for next := ""; ; {
+		list, err := s.metadata.Resource(pods).List(ctx, metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed", Limit: s.page, Continue: next})
+		if err := s.unknown(ctx, "pods", err); err != nil || list == nil {
+			return err
+		}
+		for i := range list.Items {
+			if p := &list.Items[i]; p.Annotations["cni.projectcalico.org/podIP"] != "" {
+				s.plugin = p.Namespace + "/" + p.Name
+				return nil
+			}
+		}
+		if next = list.GetContinue(); next == "" {
+			return nil
+		}
+	}
 }
 
 func text(u *unstructured.Unstructured, fields ...string) string {
@@ -67,6 +97,8 @@ func define(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing
 		t.Kept = "Tierwall uses it"
 	case slices.Contains(shared, t.Name) && !s.options.names(t):
 		t.Kept = "others may use it: it goes only when it is named"
+	case slices.Contains(pluginResources, text(u, "spec", "names", "plural")):
+		s.plugged(t)
 	}
 	s.defines(u, t)
 	return nil
@@ -243,21 +275,48 @@ func runs(pod map[string]any) string {
 	return ""
 }
 
-// worksAlone is a pod of Calico's that no workload keeps, or the node's kubelet does.
+// worksAlone is a pod in which Calico runs.
 func worksAlone(u *unstructured.Unstructured) string {
-	if owner := metav1.GetControllerOf(u); owner != nil && owner.Kind != "Node" {
-		return ""
-	}
 	pod, _, _ := unstructured.NestedMap(u.Object, "spec")
 	return runs(pod)
 }
 
-func runningAlone(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
-	t.Kept = "no workload keeps it: it goes as it came"
-	if phase := text(u, "status", "phase"); phase != "Succeeded" && phase != "Failed" {
-		t.Running = cmp.Or(phase, "Pending")
+// runningAlone leaves those out whose workload is there, and says how much of it runs. A workload goes before its pods do, and on a node that does not answer
+// they stay.
+func runningAlone(ctx context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	kept, err := s.owned(ctx, u)
+	if err != nil {
+		return err
 	}
+	phase := text(u, "status", "phase")
+	if kept || phase == "Succeeded" || phase == "Failed" {
+		t.Why = ""
+		return nil
+	}
+	t.Kept, t.Running = "no workload keeps it: it goes as it came", cmp.Or(phase, "Pending")
 	return nil
+}
+
+// owned tells whether the workload that made an object is there, and who made that.
+func (s *search) owned(ctx context.Context, u *unstructured.Unstructured) (bool, error) {
+	owner := metav1.GetControllerOf(u)
+	if owner == nil || owner.APIVersion != "apps/v1" {
+		return owner != nil && owner.Kind != "Node", nil
+	}
+	of, err := s.dynamic.Resource(at("apps/v1", strings.ToLower(owner.Kind)+"s")).Namespace(u.GetNamespace()).Get(ctx, owner.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, s.unknown(ctx, fmt.Sprintf("%s/%s/%s", owner.Kind, u.GetNamespace(), owner.Name), err)
+	}
+	if of.GetUID() != owner.UID {
+		return false, nil
+	}
+	if metav1.GetControllerOf(of) == nil {
+		return true, nil
+	}
+	return s.owned(ctx, of)
 }
 
 // running says how much of a workload is wanted and ready.
@@ -279,7 +338,10 @@ func running(wanted, ready string) func(context.Context, *search, *unstructured.
 }
 
 // conditions of a namespace that does not go say why.
-func conditions(_ context.Context, _ *search, u *unstructured.Unstructured, t *Thing) error {
+func conditions(_ context.Context, s *search, u *unstructured.Unstructured, t *Thing) error {
+	if t.Name == "calico-system" { // where the operator has the plugin's account
+		s.plugged(t)
+	}
 	if !t.Terminating {
 		return nil
 	}

@@ -20,6 +20,12 @@ func ofGroup(group string) string {
 	return ""
 }
 
+// Calicos tells whether an API's version, as apps/v1, is of one of Calico's groups.
+func Calicos(apiVersion string) bool {
+	gv, err := schema.ParseGroupVersion(apiVersion)
+	return err == nil && ofGroup(gv.Group) != ""
+}
+
 // Names that Calico's manifests and its operator give (contract §7.1).
 var (
 	namespaces = []string{"calico-system", "calico-apiserver", "tigera-operator"}
@@ -29,7 +35,15 @@ var (
 	accounts = []string{"calico-node", "calico-cni-plugin", "calico-kube-controllers", "calico-typha", "calico-tier-getter", "calico-webhooks", "calico-crds", "calico-apiserver",
 		"calico-apiserver-access-calico-crds", "calico-apiserver-delegate-auth", "calico-apiserver-auth-reader", "calico-extension-apiserver-auth-access",
 		"calico-webhook-reader", "calico-api", "tigera-operator", "tigera-operator-secrets", "tigera-network-admin", "canal-calico"}
+	// generic are names that say nothing of Calico, and are its only in its own namespaces.
+	generic  = []string{"csi-node-driver", "goldmane", "whisker", "cni-config", "kubernetes-services-endpoint", "node-certs", "typha-certs"}
 	prefixes = []string{"calico-", "calico:", "tigera-", "goldmane-", "whisker-", "canal-"}
+)
+
+// What Calico's CNI plugin needs, beside its settings on each node: pods whose network is its cannot be taken away without it.
+var (
+	pluginResources = []string{"ippools", "ipreservations", "ipamblocks", "ipamhandles", "ipamconfigs", "ipamconfigurations", "blockaffinities", "clusterinformations"}
+	pluginAccounts  = []string{"calico-node", "calico-cni-plugin"}
 )
 
 // named tells of a name in a namespace, or of none, whether it is one of those that Calico gives where Calico gives them.
@@ -38,7 +52,7 @@ func named(u *unstructured.Unstructured, names []string) string {
 	if in != "" && in != "kube-system" && !slices.Contains(namespaces, in) {
 		return ""
 	}
-	if slices.Contains(names, u.GetName()) {
+	if slices.Contains(names, u.GetName()) && !(in == "kube-system" && slices.Contains(generic, u.GetName())) {
 		return "name " + u.GetName()
 	}
 	return ""

@@ -62,13 +62,22 @@ func (i *Inventory) Safe(o Orders) error {
 	case len(running) > 0:
 		return fmt.Errorf("%w: %s", ErrRunning, strings.Join(running, ", "))
 	case len(i.Unknown) > 0:
-		return fmt.Errorf("%w: %s", ErrUnknown, strings.Join(i.Unknown, "; "))
+		return fmt.Errorf("%w: %s", ErrUnknown, first(i.Unknown))
 	case len(i.Refused) > 0:
 		return fmt.Errorf("%w: %s", ErrUnsafe, strings.Join(i.Refused, "; "))
 	case len(orphaned) > 0 && !o.ForceFinalizers:
 		return fmt.Errorf("%w keep %s", ErrOrphaned, strings.Join(orphaned, ", "))
 	}
 	return nil
+}
+
+// first of what there is to say: where an API server does not answer that is much, and the same.
+func first(said []string) string {
+	const most = 3
+	if len(said) <= most {
+		return strings.Join(said, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", strings.Join(said[:most], "; "), len(said)-most)
 }
 
 // run is a run that goes on.
@@ -470,8 +479,7 @@ func asWritten(u *unstructured.Unstructured) {
 	unstructured.RemoveNestedField(u.Object, "status")
 	// Calico's are made anew, too, and have other uids: what names an owner that is not there is collected as garbage
 	owners := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool {
-		gv, err := schema.ParseGroupVersion(o.APIVersion)
-		return err == nil && ofGroup(gv.Group) != ""
+		return Calicos(o.APIVersion)
 	})
 	if u.SetOwnerReferences(owners); len(owners) == 0 {
 		unstructured.RemoveNestedField(u.Object, "metadata", "ownerReferences")

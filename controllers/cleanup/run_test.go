@@ -243,15 +243,23 @@ spec: {containers: [{name: c, image: "tests/agent:1", env: [{name: FELIX_LOGSEVE
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: of-a-set, namespace: default, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: d, uid: 33333333-3333-4333-8333-333333333333, controller: true}]}
+metadata: {name: of-none, namespace: kube-system, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: d, uid: 33333333-3333-4333-8333-333333333333, controller: true}]}
 spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 `)
+	canal, err := c.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Get(t.Context(), "rke2-canal", metav1.GetOptions{})
+	fatal(t, err)
+	s.make(fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: of-a-set, namespace: kube-system, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: rke2-canal, uid: %s, controller: true}]}
+spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
+`, canal.GetUID()))
 	i := s.find(Options{})
 	var running []string
 	for _, t := range i.Running() {
 		running = append(running, t.String())
 	}
-	if want := []string{"DaemonSet/kube-system/rke2-canal", "Pod/default/by-hand", "Pod/default/renamed"}; !slices.Equal(running, want) {
+	if want := []string{"DaemonSet/kube-system/rke2-canal", "Pod/default/by-hand", "Pod/default/renamed", "Pod/kube-system/of-none"}; !slices.Equal(running, want) {
 		t.Errorf("running: %v", running)
 	}
 	path := filepath.Join(t.TempDir(), "cleanup.db")
@@ -274,8 +282,8 @@ spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 		t.Errorf("in the way: %v", way)
 	}
 	fatal(t, c.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Delete(t.Context(), "rke2-canal", metav1.DeleteOptions{}))
-	for _, name := range []string{"by-hand", "renamed"} {
-		fatal(t, c.dynamic.Resource(at("v1", "pods")).Namespace("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+	for name, in := range map[string]string{"by-hand": "default", "renamed": "default", "of-none": "kube-system", "of-a-set": "kube-system"} {
+		fatal(t, c.dynamic.Resource(at("v1", "pods")).Namespace(in).Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
 
 	fatal(t, c.Begin(j, s.find(Options{}), Orders{}))
@@ -305,4 +313,73 @@ spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 		t.Errorf("owners of what was put back: %v", owners)
 	}
 	fatal(t, j.Close())
+}
+
+// What has a name that others may give too is Calico's in its own namespaces alone; and what its CNI plugin needs stays as long as a pod has its network.
+func TestOthersAndThePlugin(t *testing.T) {
+	c, err := Open(kube.Start(t))
+	fatal(t, err)
+	s := &site{c, t}
+	s.make(definitionOf("crd.projectcalico.org", "v1", "ippools", "IPPool", "Cluster") + "---" + definitionOf("crd.projectcalico.org", "v1", "globalnetworkpolicies", "GlobalNetworkPolicy", "Cluster") + `---
+apiVersion: v1
+kind: Secret
+metadata: {name: node-certs, namespace: kube-system}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: csi-node-driver, namespace: kube-system}
+spec:
+  selector: {matchLabels: {k8s-app: c}}
+  template: {metadata: {labels: {k8s-app: c}}, spec: {containers: [{name: c, image: "registry.example/storage/csi:1"}]}}
+status: {desiredNumberScheduled: 3, currentNumberScheduled: 3, numberMisscheduled: 0, numberReady: 3}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: calico-system}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: node-certs, namespace: calico-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: calico-cni-plugin}
+rules: []
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: default.a}
+`)
+	list := func(o Options) (left, kept []string) {
+		for _, t := range s.find(o).Things {
+			switch {
+			case t.Kept == "":
+				left = append(left, t.String())
+			case strings.Contains(t.Kept, "CNI plugin needs it, whose network pod default/web has"):
+				kept = append(kept, t.String())
+			}
+		}
+		return left, kept
+	}
+	all := []string{"GlobalNetworkPolicy/default.a", "ClusterRole/calico-cni-plugin", "Secret/calico-system/node-certs", "Namespace/calico-system",
+		"CustomResourceDefinition/globalnetworkpolicies.crd.projectcalico.org", "CustomResourceDefinition/ippools.crd.projectcalico.org"}
+	if left, kept := list(Options{}); !slices.Equal(left, all) || kept != nil {
+		t.Errorf("without pods of the plugin: %v, and kept: %v", left, kept)
+	}
+	s.make(`
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: default, annotations: {cni.projectcalico.org/podIP: 10.0.0.7/32}}
+spec: {containers: [{name: c, image: web}]}
+`)
+	plugins := []string{"ClusterRole/calico-cni-plugin", "Namespace/calico-system", "CustomResourceDefinition/ippools.crd.projectcalico.org"}
+	if left, kept := list(Options{}); len(left) != len(all)-len(plugins) || !slices.Equal(kept, plugins) {
+		t.Errorf("beside a pod of the plugin: %v, and kept: %v", left, kept)
+	}
+	if left, kept := list(Options{Named: plugins}); len(left) != len(all) || kept != nil {
+		t.Errorf("named: %v, and kept: %v", left, kept)
+	}
+	if i, o := s.find(Options{}), (Options{Named: []string{"ClusterRole/calico-cni-plugin", "ClusterRole/none"}}); !slices.Equal(i.Nothing(o), []string{"ClusterRole/none"}) {
+		t.Errorf("names nothing: %v", i.Nothing(o))
+	}
 }

@@ -107,7 +107,7 @@ spec:
 }
 
 var plurals = map[string]string{
-	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "Service": "services", "DaemonSet": "daemonsets", "Namespace": "namespaces",
+	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "APIService": "apiservices", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations", "Deployment": "deployments", "Service": "services", "DaemonSet": "daemonsets", "ConfigMap": "configmaps", "Namespace": "namespaces",
 	"Tier": "tiers", "GlobalNetworkPolicy": "globalnetworkpolicies", "NetworkPolicy": "networkpolicies", "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints",
 	"FelixConfiguration": "felixconfigurations", "KubeControllersConfiguration": "kubecontrollersconfigurations", "IPPool": "ippools", "APIServer": "apiservers",
 }
@@ -174,6 +174,18 @@ func (b *bench) hide() {
 	b.t.Helper()
 	patch := `{"metadata":{"labels":{"kube-aggregator.kubernetes.io/automanaged":null}},"spec":{"insecureSkipTLSVerify":true,"service":{"namespace":"calico-apiserver","name":"calico-api","port":443}}}`
 	_, err := b.dynamic.Resource(apiServices).Patch(b.t.Context(), "v3.projectcalico.org", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
+	fatal(b.t, err)
+}
+
+// enforced by Calico's agents, which run.
+func (b *bench) enforced() {
+	b.t.Helper()
+	in := b.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system")
+	if _, err := in.Get(b.t.Context(), "calico-node", metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		b.make(agentsOfCalico)
+	}
+	patch := `{"status":{"desiredNumberScheduled":1,"currentNumberScheduled":1,"numberMisscheduled":0,"numberReady":1}}`
+	_, err := in.Patch(b.t.Context(), "calico-node", "application/merge-patch+json", []byte(patch), metav1.PatchOptions{}, "status")
 	fatal(b.t, err)
 }
 
@@ -386,7 +398,7 @@ create HostEndpoint/n1-eth0
 create FelixConfiguration/default
 create KubeControllersConfiguration/default
 left GlobalNetworkPolicy/default.ports: spec.ingress[0].destination.ports: Invalid value: rules with numeric port or port range must set protocol to TCP or UDP or SCTP
-left IPPool/pods: IPPool: there is no IPPool here: Tierwall does policy, and leaves pods' addresses to the CNI plugin: use its own tools, calicoctl where that is Calico's
+left IPPool/pods: there is no IPPool here: Tierwall does policy, and leaves pods' addresses to the CNI plugin: use its own tools, calicoctl where that is Calico's
 note DaemonSet kube-system/calico-node says FELIX_INTERFACEPREFIX=azv, which no object does: give it to the agents (agent.felix of the chart)
 note FelixConfiguration/default: kept, and do nothing here: bpfEnabled, wireguardEnabled
 note KubeControllersConfiguration/default: kept, and do nothing here: controllers.node.syncLabels
@@ -450,6 +462,10 @@ refused GlobalNetworkPolicy/default.ports cannot be carried: spec.ingress[0].des
 	}
 
 	// back: what somebody has changed since stays, and the tier that it is in
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "no agent of Calico's runs") {
+		t.Errorf("rollback to where nobody enforces: %v", err)
+	}
+	b.enforced()
 	b.hide()
 	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); err == nil || !strings.Contains(err.Error(), "leads to calico-apiserver/calico-api again") {
 		t.Errorf("rollback of what another server has: %v", err)
@@ -509,7 +525,19 @@ spec: {nets: [198.51.100.0/24]}
 	if got := b.all()["GlobalNetworkSet/bad"]; !strings.Contains(got, "192.0.2.0/24") {
 		t.Errorf("replaced: %s", got)
 	}
-	// who may not write leaves the run as it is
+	b.enforced()
+
+	// where cleanup has begun to remove the source, and who may not write, the run stays as it is
+	sets := b.dynamic.Resource(at(Stored, "globalnetworksets"))
+	u, err := sets.Get(t.Context(), "bad", metav1.GetOptions{})
+	fatal(t, err)
+	fatal(t, sets.Delete(t.Context(), "bad", metav1.DeleteOptions{}))
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "there is no GlobalNetworkSet/bad any more") {
+		t.Errorf("rolled back to half a source: %v", err)
+	}
+	u.SetResourceVersion("")
+	_, err = sets.Create(t.Context(), u, metav1.CreateOptions{})
+	fatal(t, err)
 	b.make(`
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -588,6 +616,7 @@ kind: GlobalNetworkSet
 metadata: {name: theirs}
 spec: {nets: [198.51.100.0/24]}
 `)
+	b.enforced()
 	before := b.all()
 	for _, o := range []Options{{}, {Replace: true}} {
 		b.hide()
@@ -731,6 +760,91 @@ spec: {podSelector: {}}
 		"note DaemonSet kube-system/azure-npm enforces them too, as long as it is there; afterwards: tierctl cleanup node --of azure-npm\n"
 	if diff := cmp.Diff(want, p.shown()); src.Name != Kubernetes || diff != "" || !p.Nothing() {
 		t.Errorf("from %s:\n%s", src.Name, diff)
+	}
+}
+
+// What a file has that is not Calico's, or not as Calico says it, is left; policy that would be lost by that is refused.
+func TestOthersInAFile(t *testing.T) {
+	b := begin(t)
+	fatal(t, b.crds.Apply(t.Context(), false, func(string, string) {}))
+	const mine = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: mine, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+`
+	b.make(mine)
+	src := &Source{Name: "export.yaml"}
+	each(t, mine+`---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nowhere, namespace: default}
+spec: {podSelector: {}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c, namespace: default}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolcy
+metadata: {name: mistyped}
+---
+metadata: {name: says-nothing}
+---
+apiVersion: projectcalico.org/v3
+kind: Profile
+metadata: {name: web}
+spec: {ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: Profile
+metadata: {name: kns.shop}
+spec: {ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: pods}
+spec: {cidr: 10.0.0.0/16}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: knp.default.mine, namespace: default}
+spec: {types: [Ingress]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: knp.default.set, ownerReferences: [{apiVersion: operator.tigera.io/v1, kind: Installation, name: default, uid: 11111111-1111-4111-8111-111111111111}]}
+spec: {nets: [192.0.2.0/24]}
+`, func(u *unstructured.Unstructured) { src.Objects = append(src.Objects, Object{Was: u}) })
+	var p *Plan
+	fatal(t, b.with(func(j *Journal) (err error) {
+		p, err = b.Plan(t.Context(), src, j, Options{})
+		return err
+	}))
+	var moves, lost, left []string
+	for _, m := range p.Moves {
+		moves = append(moves, m.Ref().String())
+		if owners := m.want.GetOwnerReferences(); len(owners) > 0 {
+			t.Errorf("%s has owners %v", m.Ref(), owners)
+		}
+	}
+	for _, l := range p.Left {
+		if l.Lost {
+			lost = append(lost, l.What)
+		} else {
+			left = append(left, l.What)
+		}
+	}
+	if diff := cmp.Diff([]string{"GlobalNetworkSet/knp.default.set"}, moves); diff != "" {
+		t.Errorf("carried: %s", diff)
+	}
+	if diff := cmp.Diff([]string{"/says-nothing", "GlobalNetworkPolcy/mistyped", "NetworkPolicy/default/nowhere", "Profile/web"}, lost); diff != "" {
+		t.Errorf("lost: %s", diff)
+	}
+	if diff := cmp.Diff([]string{"ConfigMap/default/c", "IPPool/pods", "NetworkPolicy/default/knp.default.mine", "NetworkPolicy/default/mine", "Profile/kns.shop"}, left); diff != "" {
+		t.Errorf("left: %s", diff)
+	}
+	if len(p.Refused) != len(lost) {
+		t.Errorf("refused: %q", p.Refused)
 	}
 }
 

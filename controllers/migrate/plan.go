@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,7 +53,9 @@ func (s *Site) Plan(ctx context.Context, src *Source, j *Journal, o Options) (*P
 		}
 	}
 	for i := range src.Objects {
-		p.carry(&src.Objects[i], there)
+		if err := p.carry(ctx, &src.Objects[i], there); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.withdraw(there); err != nil {
 		return nil, err
@@ -214,25 +217,32 @@ func (p *planner) environment(ctx context.Context) error {
 }
 
 // carry one object, or say why not.
-func (p *planner) carry(o *Object, there objects) {
+func (p *planner) carry(ctx context.Context, o *Object, there objects) error {
 	u, lost := o.is()
+	if u.GroupVersionKind().Group != v3.GroupVersion.Group {
+		return p.another(ctx, o)
+	}
 	kind, err := store.Lookup(u.GetKind())
 	switch {
 	case err != nil:
-		p.leave(o, false, strings.TrimPrefix(err.Error(), fmt.Sprintf("resource type '%s' is not supported: ", u.GetKind())))
-		return
+		why := strings.TrimPrefix(err.Error(), fmt.Sprintf("resource type '%s' is not supported: ", u.GetKind()))
+		p.leave(o, !store.Foreign(u.GetKind()), strings.TrimPrefix(why, u.GetKind()+": "))
+		return nil
+	case !p.carries(kind.Kind) && kind.Kind == "Profile" && !derived(u.GetName()):
+		p.leave(o, true, "in a cluster profiles are made from namespaces and service accounts, and this one is from neither: make policies of what it says")
+		return nil
 	case !p.carries(kind.Kind):
 		p.leave(o, false, "the cluster has such objects of its own, or they are made from others")
-		return
-	case strings.HasPrefix(u.GetName(), ofKubernetes):
+		return nil
+	case ofKubernetes(u):
 		p.leave(o, false, "it stands for a NetworkPolicy of Kubernetes, which is enforced as it is")
-		return
+		return nil
 	}
 	for _, l := range lost {
 		p.leave(o, true, l.String())
 	}
 	if len(lost) > 0 {
-		return
+		return nil
 	}
 	object, errs := store.Admit(u.DeepCopy(), nil)
 	if len(errs) > 0 {
@@ -241,12 +251,12 @@ func (p *planner) carry(o *Object, there objects) {
 			why = append(why, e.Field+": "+store.ErrorText(kind.Kind, e))
 		}
 		p.leave(o, true, strings.Join(why, "; ")+known(u))
-		return
+		return nil
 	}
 	ref := v3.RefOf(object.(v3.Object))
 	if other := p.wanted[ref]; other != nil {
 		p.refuse("%s and %s would both be %s: rename one of them", other, o, ref)
-		return
+		return nil
 	}
 	p.wanted[ref] = o
 	p.unused(object)
@@ -258,6 +268,34 @@ func (p *planner) carry(o *Object, there objects) {
 		m.From = o.String()
 	}
 	p.decide(&m, there[ref])
+	return nil
+}
+
+// another leaves an object that is not Calico's. A policy is lost by that, unless it is there.
+func (p *planner) another(ctx context.Context, o *Object) error {
+	u := o.Was
+	switch typed, err := store.Decode(u); {
+	case u.GetAPIVersion() == "" || u.GetKind() == "":
+		p.leave(o, true, "it says no apiVersion and kind")
+	case err == nil:
+		_, err := p.Store.Get(ctx, v3.RefOf(typed.(v3.Object)))
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoKind) && !errors.Is(err, store.ErrNoStore) {
+			return fmt.Errorf("%s: %w", o, err)
+		}
+		if err == nil {
+			p.leave(o, false, "it is not Calico's, and stays as the datastore has it")
+			return nil
+		}
+		fallthrough
+	default:
+		p.leave(o, strings.HasSuffix(u.GetKind(), "Policy"), "it is not Calico's: tierctl apply or kubectl apply writes it")
+	}
+	return nil
+}
+
+// derived tells of a profile that is made from others.
+func derived(profile string) bool {
+	return strings.HasPrefix(profile, "kns.") || strings.HasPrefix(profile, "ksa.") || profile == "projectcalico-default-allow"
 }
 
 func (p *planner) carries(kind string) bool {
@@ -322,11 +360,15 @@ func (p *planner) decide(m *Move, now client.Object) {
 func atFirst(o client.Object) bool {
 	switch v3.RefOf(o.(v3.Object)).Kind {
 	case "Tier":
-		return slices.ContainsFunc(store.BuiltInTiers(), func(t *v3.Tier) bool { return t.Name == o.GetName() })
+		return builtIn(o.GetName())
 	case "FelixConfiguration", "KubeControllersConfiguration":
 		return o.GetName() == "default"
 	}
 	return false
+}
+
+func builtIn(tier string) bool {
+	return slices.ContainsFunc(store.BuiltInTiers(), func(t *v3.Tier) bool { return t.Name == tier })
 }
 
 // withdraw what an earlier run has written and the source has no more.
@@ -357,7 +399,7 @@ func (p *planner) homeless(there objects) {
 			tier = store.TierOf(m.want)
 		}
 		ref := v3.Ref{Kind: "Tier", Name: tier}
-		if tier == "" || there[ref] != nil || p.wanted[ref] != nil || slices.ContainsFunc(store.BuiltInTiers(), func(t *v3.Tier) bool { return t.Name == tier }) {
+		if tier == "" || there[ref] != nil || p.wanted[ref] != nil || builtIn(tier) {
 			continue
 		}
 		p.refuse("%s is in tier %s, which the source does not have: make the tier there, or delete the policy", m.Ref(), tier)

@@ -227,8 +227,10 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(
 	case phase == RolledBack:
 		return nil
 	}
-	if err := s.standing(p); err != nil && !abandon && (phase == Writing || phase == Migrated) {
-		return err
+	if !abandon {
+		if err := s.Standing(ctx, j); err != nil {
+			return err
+		}
 	}
 	back := RollingBack
 	if phase == Defining || phase == Returning { // no object was written, or none is any more
@@ -242,14 +244,38 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(
 	return s.Continue(ctx, j, say)
 }
 
-// standing tells whether a cluster still has the source.
-func (s *Site) standing(p *Plan) error {
-	if s.dynamic == nil || p.Source != Stored {
-		return nil
+// Standing refuses to roll a run back where nobody would enforce then what it has written: its source in the cluster is gone, or some of it, or Calico's agents are.
+func (s *Site) Standing(ctx context.Context, j *Journal) error {
+	p, phase, err := j.Run()
+	if err != nil || s.dynamic == nil || p.Source != Stored || phase != Writing && phase != Migrated {
+		return err
+	}
+	refused := func(why string, args ...any) error {
+		return fmt.Errorf("%w back: %s; --abandon takes them away all the same", ErrRefused, fmt.Sprintf(why, args...))
 	}
 	left, err := s.serves(Stored)
-	if err == nil && len(left) == 0 {
-		err = fmt.Errorf("%w back: %s is gone, so that its policies would be nowhere: tierctl cleanup restore puts it back; --abandon takes them away all the same", ErrRefused, Stored)
+	if err != nil {
+		return err
+	}
+	if len(left) == 0 {
+		return refused("%s is gone, so that its policies would be nowhere: tierctl cleanup restore puts it back", Stored)
+	}
+	saved, err := j.Source()
+	if err != nil {
+		return err
+	}
+	now, err := s.Read(ctx, Stored)
+	if err != nil {
+		return err
+	}
+	for _, d := range saved.Differences(now) {
+		if strings.HasSuffix(d, " deleted") {
+			return refused("of %s there is no %s any more, nor perhaps others, so that it would be nowhere: tierctl cleanup restore puts back what cleanup has removed", Stored, strings.TrimSuffix(d, " deleted"))
+		}
+	}
+	agents, err := s.cleanup.Agents(ctx)
+	if err == nil && len(agents) == 0 {
+		err = refused("no agent of Calico's runs, so that nobody would enforce its policies")
 	}
 	return err
 }
@@ -428,6 +454,8 @@ func (r *run) taken(ctx context.Context, tried bool) error {
 			line, err := r.put(tx, m, doing, "want ", "before ")
 			switch {
 			case errors.Is(err, store.ErrNoKind): // nor was it written
+			case errors.Is(err, store.ErrForbidden) && m.Kind == "Tier" && builtIn(m.Name):
+				say(fmt.Sprintf("stays: %s, which is built in", m.Ref()))
 			case errors.Is(err, errChanged), errors.Is(err, store.ErrForbidden) && m.Kind == "Tier":
 				say(fmt.Sprintf("stays: %v", err))
 			case err != nil:

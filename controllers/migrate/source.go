@@ -15,6 +15,7 @@ import (
 
 	"github.com/tierwall/tierwall/apis/convert"
 	v3 "github.com/tierwall/tierwall/apis/v3"
+	"github.com/tierwall/tierwall/controllers/cleanup"
 	"github.com/tierwall/tierwall/controllers/crds"
 	"github.com/tierwall/tierwall/controllers/store"
 )
@@ -218,13 +219,15 @@ func (o *Object) is() (*unstructured.Unstructured, []convert.Loss) {
 	return u, nil
 }
 
-// othersAlone are owners that are not written anew by a run, and so keep their uid.
+// othersAlone are owners that are not Calico's: those are written anew by a run and have another uid then, or go with Calico, and would take with them what they own.
 func othersAlone(owners []metav1.OwnerReference) []metav1.OwnerReference {
-	return slices.DeleteFunc(owners, func(r metav1.OwnerReference) bool { return r.APIVersion == Stored || r.APIVersion == Native })
+	return slices.DeleteFunc(owners, func(r metav1.OwnerReference) bool { return cleanup.Calicos(r.APIVersion) })
 }
 
-// ofKubernetes is what Calico makes of Kubernetes' own policies.
-const ofKubernetes = "knp.default."
+// ofKubernetes tells of what Calico makes of Kubernetes' own policies, and keeps in its etcd.
+func ofKubernetes(u *unstructured.Unstructured) bool {
+	return u.GetKind() == "NetworkPolicy" && strings.HasPrefix(u.GetName(), "knp.default.")
+}
 
 // Policies are the objects of the source that verdicts follow from. What no store would take is not among them: Calico ignores such an object,
 // or takes it for something else than it says (contract §1.12).
@@ -240,7 +243,7 @@ func (src *Source) byName() objects {
 	out := objects{}
 	for i := range src.Objects {
 		u, lost := src.Objects[i].is()
-		if len(lost) > 0 || strings.HasPrefix(u.GetName(), ofKubernetes) || u.GroupVersionKind().Group != v3.GroupVersion.Group {
+		if len(lost) > 0 || ofKubernetes(u) || u.GroupVersionKind().Group != v3.GroupVersion.Group {
 			continue
 		}
 		if o, errs := store.Admit(u, nil); len(errs) == 0 {

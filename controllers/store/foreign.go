@@ -50,6 +50,9 @@ func foreign(name string) error {
 	return nil
 }
 
+// Foreign tells whether a kind is one of Calico's that has nothing of policy, and that no store of ours holds.
+func Foreign(kind string) bool { return foreign(kind) != nil }
+
 // foreignNode is Calico's Node, which is about addresses and routes; Kubernetes' is one of ours.
 func foreignNode(apiVersion, kind string) error {
 	if (kind == "Node" || kind == "NodeList") && apiVersion == v3.GroupVersion.String() {
