@@ -25,6 +25,9 @@ import (
 
 const kindReport = "NodeReport"
 
+// reportPatience is how long an API server may take to answer a report: what is enforced does not wait for one that has gone without a word.
+const reportPatience = 5 * time.Second
+
 // progress is how far the agent has come in each kind that has a status, by resourceVersions: what it was told, and what of that is in
 // force. Of pods and the like nobody asks, and they change all the time.
 type progress struct {
@@ -108,7 +111,9 @@ func (a *Agent) report(ctx context.Context, plan *policy.Plan, failed error, aft
 	r := &v1alpha1.NodeReport{Status: *now.DeepCopy()}
 	r.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kindReport))
 	r.Name, r.Status.ReportedAt = a.Node, metav1.NewTime(time.Now().Truncate(time.Second))
-	_, err := a.Store.Put(ctx, r)
+	writing, done := context.WithTimeout(ctx, reportPatience)
+	_, err := a.Store.Put(writing, r)
+	done()
 	a.Metrics.reports.WithLabelValues(result(err)).Inc()
 	switch {
 	case err == nil:

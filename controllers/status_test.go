@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	policyapi "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
@@ -366,6 +368,23 @@ func TestReportIsTriedAgain(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), v3.Ref{Kind: kindReport, Name: "n1"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// An API server that takes a report and never answers does not keep the agent from its work.
+func TestReportIsNotWaitedFor(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	k, err := store.OpenKube(&rest.Config{Host: "http://" + silent.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Agent{Store: k, Node: "n1", Reports: true, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()), reporting: retry{first: time.Hour, most: time.Hour}}
+	if a.report(t.Context(), policy.NewIndex("n1", policy.Options{}).Plan(), nil, 0); a.reporting.due() == nil || !strings.Contains(a.unreported, context.DeadlineExceeded.Error()) {
+		t.Errorf("it is not tried again: %q", a.unreported)
 	}
 }
 

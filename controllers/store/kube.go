@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -213,6 +214,9 @@ func (k *Kube) PutStatus(ctx context.Context, objs ...client.Object) error {
 	return errors.Join(refused...)
 }
 
+// statusPatience is how long an API server may take to answer one.
+const statusPatience = 10 * time.Second
+
 func (k *Kube) putStatus(ctx context.Context, obj client.Object) error {
 	ref := v3.RefOf(obj.(v3.Object))
 	kind, err := kindFor(ref)
@@ -228,6 +232,8 @@ func (k *Kube) putStatus(ctx context.Context, obj client.Object) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", ref, err)
 	}
+	ctx, done := context.WithTimeout(ctx, statusPatience) // the other statuses do not wait for one that is not answered
+	defer done()
 	now, err := k.client(kind, ref.Namespace).Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
 		if _, errGet := k.client(kind, ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{}); errGet == nil {
