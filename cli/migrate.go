@@ -114,7 +114,7 @@ func sourceOf(c *cli.Context, site *migrate.Site) (*migrate.Source, error) {
 			return nil, fmt.Errorf("%s: line %d cannot be read", from, d.Line)
 		}
 		u := d.Object.(*unstructured.Unstructured) // Raw says so
-		src.Objects = append(src.Objects, migrate.Object{At: fmt.Sprintf("%s:%d", from, d.Line), Was: u})
+		src.Objects = append(src.Objects, migrate.Object{At: fmt.Sprintf("%s:%d", name, d.Line), Was: u})
 	}
 	return src, nil
 }

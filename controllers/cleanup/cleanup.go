@@ -245,11 +245,11 @@ func (c *Cluster) InTheWay(ctx context.Context) ([]Thing, error) {
 	return slices.DeleteFunc(s.found.Things, func(t Thing) bool { return t.Kept != "" || t.Stage == Admission && len(t.Trouble) == 0 }), nil
 }
 
-// Agents are what of Calico's runs on nodes and enforces. What could not be asked is an error.
+// Agents are what of Calico's is kept running on nodes, and enforces. What could not be asked is an error.
 func (c *Cluster) Agents(ctx context.Context) ([]Thing, error) {
 	s := c.search()
 	for _, p := range places {
-		if p.kind == "DaemonSet" || p.kind == "Pod" {
+		if p.kind == "DaemonSet" {
 			if err := s.look(ctx, p); err != nil {
 				return nil, err
 			}
@@ -258,7 +258,7 @@ func (c *Cluster) Agents(ctx context.Context) ([]Thing, error) {
 	if len(s.found.Unknown) > 0 {
 		return nil, fmt.Errorf("%w: %s", ErrUnknown, strings.Join(s.found.Unknown, "; "))
 	}
-	return s.found.Running(), nil
+	return slices.DeleteFunc(s.found.Running(), func(t Thing) bool { return t.Name == "csi-node-driver" }), nil
 }
 
 // rank puts within a stage what others wait for behind them: a tier goes when its policies have gone, an installation when all that hangs on

@@ -297,24 +297,24 @@ func runningAlone(ctx context.Context, s *search, u *unstructured.Unstructured, 
 	return nil
 }
 
-// owned tells whether the workload that made an object is there, and who made that.
+// owned tells whether the DaemonSet or Deployment that made an object, perhaps by way of another, is there: those are looked at themselves. Of what anybody else
+// has made nobody else tells whether it runs.
 func (s *search) owned(ctx context.Context, u *unstructured.Unstructured) (bool, error) {
 	owner := metav1.GetControllerOf(u)
-	if owner == nil || owner.APIVersion != "apps/v1" {
-		return owner != nil && owner.Kind != "Node", nil
+	if owner == nil {
+		return u.GetKind() == "DaemonSet" || u.GetKind() == "Deployment", nil
+	}
+	if owner.APIVersion != "apps/v1" {
+		return false, nil
 	}
 	of, err := s.dynamic.Resource(at("apps/v1", strings.ToLower(owner.Kind)+"s")).Namespace(u.GetNamespace()).Get(ctx, owner.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
 		return false, nil
-	}
-	if err != nil {
+	case err != nil:
 		return false, s.unknown(ctx, fmt.Sprintf("%s/%s/%s", owner.Kind, u.GetNamespace(), owner.Name), err)
-	}
-	if of.GetUID() != owner.UID {
+	case of.GetUID() != owner.UID:
 		return false, nil
-	}
-	if metav1.GetControllerOf(of) == nil {
-		return true, nil
 	}
 	return s.owned(ctx, of)
 }

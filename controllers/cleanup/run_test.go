@@ -243,6 +243,11 @@ spec: {containers: [{name: c, image: "tests/agent:1", env: [{name: FELIX_LOGSEVE
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: of-another, namespace: kube-system, ownerReferences: [{apiVersion: apps.example/v1, kind: DaemonSet, name: d, uid: 44444444-4444-4444-8444-444444444444, controller: true}]}
+spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: of-none, namespace: kube-system, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: d, uid: 33333333-3333-4333-8333-333333333333, controller: true}]}
 spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 `)
@@ -259,7 +264,7 @@ spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 	for _, t := range i.Running() {
 		running = append(running, t.String())
 	}
-	if want := []string{"DaemonSet/kube-system/rke2-canal", "Pod/default/by-hand", "Pod/default/renamed", "Pod/kube-system/of-none"}; !slices.Equal(running, want) {
+	if want := []string{"DaemonSet/kube-system/rke2-canal", "Pod/default/by-hand", "Pod/default/renamed", "Pod/kube-system/of-another", "Pod/kube-system/of-none"}; !slices.Equal(running, want) {
 		t.Errorf("running: %v", running)
 	}
 	path := filepath.Join(t.TempDir(), "cleanup.db")
@@ -282,7 +287,7 @@ spec: {containers: [{name: c, image: quay.io/calico/node:v3}]}
 		t.Errorf("in the way: %v", way)
 	}
 	fatal(t, c.dynamic.Resource(at("apps/v1", "daemonsets")).Namespace("kube-system").Delete(t.Context(), "rke2-canal", metav1.DeleteOptions{}))
-	for name, in := range map[string]string{"by-hand": "default", "renamed": "default", "of-none": "kube-system", "of-a-set": "kube-system"} {
+	for name, in := range map[string]string{"by-hand": "default", "renamed": "default", "of-none": "kube-system", "of-another": "kube-system", "of-a-set": "kube-system"} {
 		fatal(t, c.dynamic.Resource(at("v1", "pods")).Namespace(in).Delete(t.Context(), name, metav1.DeleteOptions{}))
 	}
 

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -109,6 +110,10 @@ func TestFromAnAPIServer(t *testing.T) {
 		}
 		return err
 	}))
+	if err := b.with(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) }); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "no agent of Calico's runs") {
+		t.Errorf("rollback to where nobody enforces: %v", err)
+	}
+	b.enforced()
 	back := b.killed(func(j *Journal) error { return b.Rollback(t.Context(), j, false, b.say) })
 	t.Logf("%d objects, killed %d times, and on the way back %d times", len(p.Moves), kills, back)
 	fatal(t, wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {

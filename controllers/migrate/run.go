@@ -247,18 +247,38 @@ func (s *Site) Rollback(ctx context.Context, j *Journal, abandon bool, say func(
 // Standing refuses to roll a run back where nobody would enforce then what it has written: its source in the cluster is gone, or some of it, or Calico's agents are.
 func (s *Site) Standing(ctx context.Context, j *Journal) error {
 	p, phase, err := j.Run()
-	if err != nil || s.dynamic == nil || p.Source != Stored || phase != Writing && phase != Migrated {
+	if err != nil || s.dynamic == nil || phase != Writing && phase != Migrated || !slices.ContainsFunc(p.Moves, func(m Move) bool { return m.Ours }) {
 		return err
 	}
-	refused := func(why string, args ...any) error {
-		return fmt.Errorf("%w back: %s; --abandon takes them away all the same", ErrRefused, fmt.Sprintf(why, args...))
+	switch p.Source {
+	case Stored:
+		err = s.stored(ctx, j)
+	case Native: // which its API server has, and serves again at the end
+	default: // a file, which is where it was
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	agents, err := s.cleanup.Agents(ctx)
+	if err == nil && len(agents) == 0 {
+		err = standsNot("no agent of Calico's runs, so that nobody would enforce its policies")
+	}
+	return err
+}
+
+func standsNot(why string, args ...any) error {
+	return fmt.Errorf("%w back: %s; --abandon takes them away all the same", ErrRefused, fmt.Sprintf(why, args...))
+}
+
+// stored tells whether the cluster has still what came from where Calico stores it.
+func (s *Site) stored(ctx context.Context, j *Journal) error {
 	left, err := s.serves(Stored)
 	if err != nil {
 		return err
 	}
 	if len(left) == 0 {
-		return refused("%s is gone, so that its policies would be nowhere: tierctl cleanup restore puts it back", Stored)
+		return standsNot("%s is gone, so that its policies would be nowhere: tierctl cleanup restore puts it back", Stored)
 	}
 	saved, err := j.Source()
 	if err != nil {
@@ -270,14 +290,10 @@ func (s *Site) Standing(ctx context.Context, j *Journal) error {
 	}
 	for _, d := range saved.Differences(now) {
 		if strings.HasSuffix(d, " deleted") {
-			return refused("of %s there is no %s any more, nor perhaps others, so that it would be nowhere: tierctl cleanup restore puts back what cleanup has removed", Stored, strings.TrimSuffix(d, " deleted"))
+			return standsNot("of %s there is no %s any more, nor perhaps others, so that it would be nowhere: tierctl cleanup restore puts back what cleanup has removed", Stored, strings.TrimSuffix(d, " deleted"))
 		}
 	}
-	agents, err := s.cleanup.Agents(ctx)
-	if err == nil && len(agents) == 0 {
-		err = refused("no agent of Calico's runs, so that nobody would enforce its policies")
-	}
-	return err
+	return nil
 }
 
 var errNoRun = errors.New("nothing was migrated with this journal")

@@ -73,7 +73,7 @@ spec: {selector: app == 'server', ingress: [{action: Allow, source: {selector: a
 	s.expect("written, and closed", shuts("away/client", to...))
 	s.kubectl("-n", "tierwall-system", "scale", "deployment", "tierwall-controller", "--replicas=2")
 	s.kubectl("-n", "tierwall-system", "rollout", "status", "deployment/tierwall-controller", "--timeout=90s")
-	s.kubectl("-n", "away", "wait", "--for=condition=Accepted=false", "networkpolicies.projectcalico.org/half", "--timeout=90s")
+	s.kubectl("-n", "away", "wait", "--for=condition=Accepted=false", "networkpolicies.projectcalico.org/half", "--timeout=30s")
 	s.refused("spec.selector: Invalid value", wrong, "apply", "--dry-run=server", "-f", "-")
 }
 

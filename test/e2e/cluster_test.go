@@ -140,7 +140,7 @@ spec:
   selector: app == 'server' && projectcalico.org/namespace == 'held'
   ingress: [{action: Allow, source: {selector: role == 'friend'}}]
 `)
-	s.programmed("gnp/held")
+	s.kubectl("wait", "--for=condition=Programmed", "gnp/held", "--timeout=30s")
 	flows := []flow{opens("held/friend", to...), shuts("held/stranger", to...)}
 	s.now("programmed", flows...)
 	ctx, stop := context.WithCancel(t.Context())
@@ -174,7 +174,7 @@ kind: GlobalNetworkPolicy
 metadata: {name: broken}
 spec: {selector: "app ==", ingress: [{action: Allow}]}
 `)
-	s.kubectl("wait", "--for=condition=Accepted=false", "gnp/broken", "--timeout=90s")
+	s.kubectl("wait", "--for=condition=Accepted=false", "gnp/broken", "--timeout=30s")
 	s.eventually("an Event", func() bool { return strings.Contains(s.kubectl("describe", "gnp", "broken"), "AcceptedInvalid") })
 	described := s.kubectl("describe", "gnp", "broken")
 	for _, want := range []string{"spec.selector", "Warning", "Programmed"} {
@@ -203,7 +203,7 @@ spec: {selector: none == 'x', ingress: [{action: Allow}]}
 		return strings.Contains(s.kubectl("get", "gnp", "everywhere", "-o", "jsonpath={.status.conditions[?(@.type=='Programmed')].message}"), "on 2 of 3 nodes; not yet on bare")
 	})
 	s.kubectl("delete", "node", "bare")
-	s.programmed("gnp/everywhere")
+	s.kubectl("wait", "--for=condition=Programmed", "gnp/everywhere", "--timeout=30s")
 }
 
 // ClusterNetworkPolicy's CRD is another project's and comes later; its policies are in force from then on, before every NetworkPolicy.
@@ -230,5 +230,5 @@ spec:
   - {name: clients, action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}
 `)
 	s.expect("in force", shuts("cnp/client", to...))
-	s.programmed("clusternetworkpolicies.policy.networking.k8s.io/no-clients")
+	s.kubectl("wait", "--for=condition=Programmed", "clusternetworkpolicies.policy.networking.k8s.io/no-clients", "--timeout=30s")
 }

@@ -343,17 +343,6 @@ func (t *test) all(flows []flow, do func(f flow, to string) (wrong string)) {
 	}
 }
 
-// programmed waits until a policy is in force on all nodes. What took strangely long is told, for what it waited for is gone afterwards.
-func (t *test) programmed(name string) {
-	t.Helper()
-	begun := time.Now()
-	cmd := t.Kubectl(t.Context(), "wait", "--for=condition=Programmed", name, "--timeout=20s")
-	if out, err := said(cmd); err != nil {
-		t.Logf("%s is not in force after %v: %s\n%v", name, time.Since(begun).Round(time.Second), out, t.standing())
-		t.kubectl("wait", "--for=condition=Programmed", name, "--timeout=90s")
-	}
-}
-
 // standing is how the objects and the nodes stand.
 func (t *test) standing() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -369,7 +358,7 @@ func shuts(from string, to ...string) flow { return flow{from, "tcp", to, "80", 
 // eventually something is so.
 func (t *test) eventually(what string, ok func() bool) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 6*patience, true, func(context.Context) (bool, error) { return ok(), nil })
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 2*patience, true, func(context.Context) (bool, error) { return ok(), nil })
 	if err != nil {
 		t.Fatalf("never: %s", what)
 	}

@@ -80,7 +80,7 @@ spec:
   selector: app == 'server' && projectcalico.org/namespace == '%s'
   ingress: [{action: Allow, source: {selector: role == 'friend'}}]
 `, name, name))
-	t.programmed("gnp/" + name)
+	t.kubectl("wait", "--for=condition=Programmed", "gnp/"+name, "--timeout=30s")
 	return slices.Concat(pods["server"], pods["routed"]), name + "/friend", name + "/stranger"
 }
 
@@ -178,7 +178,7 @@ func TestLeaderIsKilled(t *testing.T) {
 	s.kubectl("patch", "gnp/led", "--type=merge", "-p", `{"spec": {"order": 2}}`)
 	s.kubectl("wait", "--for=jsonpath={.metadata.finalizers[0]}=projectcalico.org/tier-controller", "tier/new", "--timeout=60s")
 	s.kubectl("wait", "--for=jsonpath={.status.conditions[?(@.type==\"Programmed\")].observedGeneration}=2", "gnp/led", "--timeout=60s")
-	s.programmed("gnp/led")
+	s.kubectl("wait", "--for=condition=Programmed", "gnp/led", "--timeout=60s")
 	took := time.Since(began)
 	stop().check(s, fmt.Sprintf("the leader was killed, and another (same pod: %v) has written finalizers and status after %v", s.leader() == was, took.Round(time.Second/10)))
 }

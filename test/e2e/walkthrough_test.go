@@ -163,7 +163,7 @@ spec:
   - {action: Deny, protocol: TCP, destination: {ports: [2222]}}
   - {action: Allow}
 `)
-	s.programmed("globalnetworkpolicies.projectcalico.org/bastion")
+	s.kubectl("wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/bastion", "--timeout=30s")
 	s.expect("F", flow{"", "tcp", v4, "2222", answered}, flow{"node/n1", "tcp", v4[1:], "2222", nothing}, flow{"node/n2", "tcp", v4[:1], "2222", nothing},
 		flow{"node/n1", "tcp", v4[1:], "80", answered})
 	shown := s.kubectl("get", "gnp,tier,hep,gns", "-o", "wide")
@@ -207,7 +207,7 @@ spec:
   - {action: Deny, source: {selector: role == 'scanner'}}
   - {action: Pass}
 `)
-	s.programmed("globalnetworkpolicies.projectcalico.org/security.no-scanners")
+	s.kubectl("wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/security.no-scanners", "--timeout=30s")
 	// what is programmed is in force at once
 	s.now("programmed", opens("app/web", to...), shuts("app/scanner", to...), flow{"app/web", "tcp", to, "8080", nothing})
 	if out := s.tierctlRun("", "trace", "--from", "app/scanner", "--to", "app/db", "--port", "80"); !strings.Contains(out, "security.no-scanners") {
